@@ -1,0 +1,427 @@
+"""What the models are: frozen configs, their presets, and how a released folder's files become one.
+
+Every field is named after the thing it sets, not after the file it came from; `read_config`
+translates the `config.json` files of a diffusers folder. Two folders that describe the same
+network give equal configs.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Depths = tuple[tuple[int, ...], ...]
+
+
+class ConfigError(ValueError):
+    """A config that this project cannot run, or a file that is not such a config."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The SDXL family's UNet (Podell et al., 2307.01952) with a depth for every transformer.
+
+    `down_depths[i][j]` is the number of transformer layers behind resnet j of down block i, 0
+    for none; `up_depths` likewise, in the order the blocks run. `mid_depth` 0 is SSD-1B's mid
+    block of one resnet; above 0 it is SDXL's resnet, transformer, resnet.
+    `num_attention_heads` is per level, top to bottom. `added_cond_dim` is the width of pooled
+    text and embedded time ids together.
+    """
+
+    block_out_channels: tuple[int, ...]
+    down_depths: Depths
+    up_depths: Depths
+    mid_depth: int
+    num_attention_heads: tuple[int, ...]
+    cross_attention_dim: int
+    added_cond_dim: int
+    added_time_embed_dim: int = 256
+    in_channels: int = 4
+    out_channels: int = 4
+    norm_num_groups: int = 32
+
+    def __post_init__(self):
+        levels = len(self.block_out_channels)
+        for name in ("down_depths", "up_depths", "num_attention_heads"):
+            got = len(getattr(self, name))
+            _require(got == levels, f"{name} must have one entry per level ({levels}), got {got}")
+        resnets = {len(depths) for depths in self.down_depths}
+        _require(len(resnets) == 1, f"all down blocks must have the same number of resnets, got {self.down_depths}")
+        _require(
+            all(len(depths) == self.layers_per_block + 1 for depths in self.up_depths),
+            f"up blocks must have {self.layers_per_block + 1} resnets each, got {self.up_depths}",
+        )
+        _require(self.pooled_dim > 0, f"added_cond_dim {self.added_cond_dim} leaves no room for pooled text")
+        for channels, heads in zip(self.block_out_channels, self.num_attention_heads, strict=True):
+            _require(
+                channels % self.norm_num_groups == 0 and channels % heads == 0,
+                f"{channels} channels must divide into {self.norm_num_groups} groups and {heads} heads",
+            )
+
+    @property
+    def layers_per_block(self) -> int:
+        return len(self.down_depths[0])
+
+    @property
+    def time_embed_dim(self) -> int:
+        return 4 * self.block_out_channels[0]
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the pooled text: what six embedded time ids leave of `added_cond_dim`."""
+        return self.added_cond_dim - 6 * self.added_time_embed_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """AutoencoderKL. Latents are multiplied by `scaling_factor` after encoding."""
+
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int = 2
+    latent_channels: int = 4
+    in_channels: int = 3
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.13025
+    force_upcast: bool = True
+
+    def __post_init__(self):
+        bad = [c for c in self.block_out_channels if c % self.norm_num_groups]
+        _require(not bad, f"VAE channels {bad} must divide into {self.norm_num_groups} groups")
+        _require(self.scaling_factor > 0, f"scaling_factor must be positive, got {self.scaling_factor}")
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along each side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig:
+    """A causal CLIP text encoder; `projection_dim` None is the one without a projection.
+
+    `eos_token_id` marks the position that is pooled: its first occurrence, or, for the legacy
+    value 2 that the released SDXL folders carry, the first occurrence of the highest id.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_act: Literal["quick_gelu", "gelu"]
+    max_position_embeddings: int = 77
+    projection_dim: int | None = None
+    eos_token_id: int = 2
+
+    def __post_init__(self):
+        _require(
+            self.hidden_act in ("quick_gelu", "gelu"),
+            f"hidden_act must be quick_gelu or gelu, got {self.hidden_act!r}",
+        )
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"hidden_size {self.hidden_size} must divide into {self.num_attention_heads} heads",
+        )
+        _require(self.num_hidden_layers >= 2, "a penultimate hidden state needs at least 2 layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The noise schedule a model was trained on, and how inference timesteps are spread over it."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    steps_offset: int = 1
+
+    def __post_init__(self):
+        for name in ("beta_schedule", "prediction_type", "timestep_spacing"):
+            allowed = {
+                "beta_schedule": ("scaled_linear", "linear"),
+                "prediction_type": ("epsilon", "v_prediction"),
+                "timestep_spacing": ("leading", "trailing", "linspace"),
+            }[name]
+            got = getattr(self, name)
+            _require(got in allowed, f"{name} must be one of {', '.join(allowed)}, got {got!r}")
+        _require(0 < self.beta_start < self.beta_end < 1, "betas must satisfy 0 < beta_start < beta_end < 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a request gets where it says nothing. `strength` and the rest are the model's, not ours."""
+
+    width: int = 1024
+    height: int = 1024
+    num_inference_steps: int = 30
+    guidance_scale: float = 7.5
+    strength: float = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything a model folder says about its networks; the weights follow from it."""
+
+    unet: UNetConfig
+    vae: VAEConfig
+    text_encoder: CLIPTextConfig
+    text_encoder_2: CLIPTextConfig
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    defaults: Defaults = field(default_factory=Defaults)
+    force_zeros_for_empty_prompt: bool = True
+
+    def __post_init__(self):
+        context = self.text_encoder.hidden_size + self.text_encoder_2.hidden_size
+        _require(
+            context == self.unet.cross_attention_dim,
+            f"the text encoders give {context} channels, the UNet expects {self.unet.cross_attention_dim}",
+        )
+        _require(
+            self.text_encoder_2.projection_dim == self.unet.pooled_dim,
+            f"text_encoder_2 projects to {self.text_encoder_2.projection_dim}, "
+            f"the UNet expects pooled text of {self.unet.pooled_dim}",
+        )
+        _require(
+            self.vae.latent_channels == self.unet.in_channels == self.unet.out_channels,
+            f"the VAE has {self.vae.latent_channels} latent channels, "
+            f"the UNet takes {self.unet.in_channels} and gives {self.unet.out_channels}",
+        )
+
+    @property
+    def size_multiple(self) -> int:
+        """Width and height must be multiples of this: one pixel of the UNet's lowest level."""
+        return self.vae.factor * 2 ** (len(self.unet.block_out_channels) - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ModelConfig":
+        """Inverse of `to_dict`, also after JSON has made lists of the tuples. Unknown keys are errors."""
+        parts = {f.name: f.type for f in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - set(parts))
+        _require(not unknown, f"unknown config keys: {', '.join(unknown)}")
+        kwargs = {}
+        for name, value in data.items():
+            part = parts[name]
+            if dataclasses.is_dataclass(part):
+                try:
+                    value = part(**{key: _tuples(item) for key, item in value.items()})
+                except TypeError as error:
+                    raise ConfigError(f"config part {name!r}: {error}") from None
+            kwargs[name] = value
+        try:
+            return cls(**kwargs)
+        except TypeError as error:
+            raise ConfigError(str(error)) from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+_CLIP_L = CLIPTextConfig(
+    vocab_size=49408,
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    hidden_act="quick_gelu",
+)
+_CLIP_BIGG = CLIPTextConfig(
+    vocab_size=49408,
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_hidden_layers=32,
+    num_attention_heads=20,
+    hidden_act="gelu",
+    projection_dim=1280,
+)
+_SDXL_VAE = VAEConfig(block_out_channels=(128, 256, 512, 512))
+
+
+def _sdxl_family(down_depths: Depths, up_depths: Depths, mid_depth: int) -> ModelConfig:
+    return ModelConfig(
+        unet=UNetConfig(
+            block_out_channels=(320, 640, 1280),
+            down_depths=down_depths,
+            up_depths=up_depths,
+            mid_depth=mid_depth,
+            num_attention_heads=(5, 10, 20),
+            cross_attention_dim=2048,
+            added_cond_dim=2816,
+        ),
+        vae=_SDXL_VAE,
+        text_encoder=_CLIP_L,
+        text_encoder_2=_CLIP_BIGG,
+    )
+
+
+def ssd_1b() -> ModelConfig:
+    """segmind/SSD-1B: SDXL with fewer transformer layers and a mid block without attention."""
+    return _sdxl_family(((0, 0), (2, 2), (4, 4)), ((4, 4, 10), (2, 1, 1), (0, 0, 0)), 0)
+
+
+def vega() -> ModelConfig:
+    """segmind/Segmind-Vega: SSD-1B's family at 0.74 billion parameters."""
+    return _sdxl_family(((0, 0), (1, 1), (2, 2)), ((2, 2, 2), (1, 1, 1), (0, 0, 0)), 0)
+
+
+def sdxl_base() -> ModelConfig:
+    """stabilityai/stable-diffusion-xl-base-1.0, the model SSD-1B was distilled from."""
+    return _sdxl_family(((0, 0), (2, 2), (10, 10)), ((10, 10, 10), (2, 2, 2), (0, 0, 0)), 10)
+
+
+def emoji() -> ModelConfig:
+    """The embedded model: SSD-1B's topology at 64 x 64 pixels, small enough to train on a laptop."""
+    encoder = dict(vocab_size=1024, num_hidden_layers=2, max_position_embeddings=32, eos_token_id=1023)
+    return ModelConfig(
+        unet=UNetConfig(
+            block_out_channels=(32, 64, 128),
+            down_depths=((0, 0), (1, 1), (1, 1)),
+            up_depths=((1, 1, 1), (1, 1, 1), (0, 0, 0)),
+            mid_depth=0,
+            num_attention_heads=(1, 2, 4),
+            cross_attention_dim=160,
+            added_cond_dim=96 + 6 * 16,
+            added_time_embed_dim=16,
+            norm_num_groups=8,
+        ),
+        vae=VAEConfig(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8, scaling_factor=1.0),
+        text_encoder=CLIPTextConfig(
+            hidden_size=64, intermediate_size=256, num_attention_heads=2, hidden_act="quick_gelu", **encoder
+        ),
+        text_encoder_2=CLIPTextConfig(
+            hidden_size=96, intermediate_size=384, num_attention_heads=3, hidden_act="gelu", projection_dim=96, **encoder
+        ),
+        defaults=Defaults(width=64, height=64, guidance_scale=4.0, strength=0.7),
+    )
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """The config of a released diffusers folder, from the JSON files of its parts.
+
+    Raises ConfigError where a file is missing or no JSON, or describes a network of another family.
+    """
+    folder = Path(folder)
+    return ModelConfig(
+        unet=_read_unet(_load(folder / "unet" / "config.json")),
+        vae=_read_vae(_load(folder / "vae" / "config.json")),
+        text_encoder=_read_clip(_load(folder / "text_encoder" / "config.json")),
+        text_encoder_2=_read_clip(_load(folder / "text_encoder_2" / "config.json")),
+        schedule=_read_schedule(_load(folder / "scheduler" / "scheduler_config.json")),
+        force_zeros_for_empty_prompt=_load(folder / "model_index.json").get("force_zeros_for_empty_prompt", True),
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing: not a diffusers folder of the SDXL family") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not readable JSON: {error}") from None
+    _require(isinstance(data, dict), f"{path} must hold a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _expect(part: str, data: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse values that this project's networks do not implement; absent keys have these values."""
+    for key, allowed in expected.items():
+        got = data.get(key, allowed)
+        _require(got == allowed, f"{part} config: {key} must be {allowed!r}, got {got!r}")
+
+
+def _read_unet(data: Mapping[str, Any]) -> UNetConfig:
+    _expect(
+        "unet",
+        {"addition_embed_type": None, "use_linear_projection": False, **data},
+        dict(
+            addition_embed_type="text_time",
+            use_linear_projection=True,
+            act_fn="silu",
+            flip_sin_to_cos=True,
+            freq_shift=0,
+            time_cond_proj_dim=None,
+            encoder_hid_dim=None,
+            class_embed_type=None,
+            conv_in_kernel=3,
+            norm_eps=1e-5,
+            resnet_time_scale_shift="default",
+            time_embedding_type="positional",
+        ),
+    )
+    channels = tuple(data["block_out_channels"])
+    levels, layers = len(channels), data["layers_per_block"]
+    down_types, up_types = data["down_block_types"], data["up_block_types"]
+    per_block = data.get("transformer_layers_per_block", 1)
+    down = [per_block] * levels if isinstance(per_block, int) else list(per_block)
+    up = data.get("reverse_transformer_layers_per_block") or down[::-1]
+
+    def depths(types, per_level, count, with_attention):
+        rows = []
+        for kind, entry in zip(types, per_level, strict=True):
+            attends = kind == with_attention
+            _require(attends or kind == with_attention.replace("CrossAttn", ""), f"unet config: block type {kind!r}")
+            row = (entry,) * count if isinstance(entry, int) else tuple(entry)
+            rows.append(row if attends else (0,) * count)
+        return tuple(rows)
+
+    mid_type = data.get("mid_block_type", "UNetMidBlock2DCrossAttn")
+    _require(mid_type in ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"), f"unet config: mid_block_type {mid_type!r}")
+    mid = down[-1] if isinstance(down[-1], int) else down[-1][0]
+    heads = data.get("num_attention_heads") or data["attention_head_dim"]
+    return UNetConfig(
+        block_out_channels=channels,
+        down_depths=depths(down_types, down, layers, "CrossAttnDownBlock2D"),
+        up_depths=depths(up_types, up, layers + 1, "CrossAttnUpBlock2D"),
+        mid_depth=mid if mid_type == "UNetMidBlock2DCrossAttn" else 0,
+        num_attention_heads=(heads,) * levels if isinstance(heads, int) else tuple(heads),
+        cross_attention_dim=data["cross_attention_dim"],
+        added_cond_dim=data["projection_class_embeddings_input_dim"],
+        added_time_embed_dim=data["addition_time_embed_dim"],
+        in_channels=data["in_channels"],
+        out_channels=data["out_channels"],
+        norm_num_groups=data["norm_num_groups"],
+    )
+
+
+def _read_vae(data: Mapping[str, Any]) -> VAEConfig:
+    _expect(
+        "vae",
+        data,
+        dict(act_fn="silu", out_channels=data["in_channels"], mid_block_add_attention=True, shift_factor=None)
+        | dict(use_quant_conv=True, use_post_quant_conv=True, latents_mean=None, latents_std=None),
+    )
+    return VAEConfig(
+        block_out_channels=tuple(data["block_out_channels"]),
+        layers_per_block=data["layers_per_block"],
+        latent_channels=data["latent_channels"],
+        in_channels=data["in_channels"],
+        norm_num_groups=data["norm_num_groups"],
+        scaling_factor=data["scaling_factor"],
+        force_upcast=bool(data.get("force_upcast", True)),
+    )
+
+
+def _read_clip(data: Mapping[str, Any]) -> CLIPTextConfig:
+    _expect("text encoder", data, dict(layer_norm_eps=1e-5))
+    with_projection = "CLIPTextModelWithProjection" in data.get("architectures", ())
+    return CLIPTextConfig(
+        **{f.name: data[f.name] for f in dataclasses.fields(CLIPTextConfig) if f.name in data and f.name != "projection_dim"},
+        projection_dim=data["projection_dim"] if with_projection else None,
+    )
+
+
+def _read_schedule(data: Mapping[str, Any]) -> ScheduleConfig:
+    _expect("scheduler", data, dict(trained_betas=None, rescale_betas_zero_snr=False))
+    return ScheduleConfig(**{f.name: data[f.name] for f in dataclasses.fields(ScheduleConfig) if f.name in data})

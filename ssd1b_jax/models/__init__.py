@@ -1,0 +1,1 @@
+"""The four networks of the SDXL family as Flax NNX modules, channels last."""

@@ -1,0 +1,198 @@
+"""What the networks are made of, with PyTorch's constants in one place.
+
+Flax's defaults differ from those the weights were trained with: here norms use two-pass
+variances with epsilon 1e-5 or 1e-6, gelu is exact, and both kinds of stride-2 padding are
+spelled out. Norms, softmax and embeddings of time are computed in float32 whatever the dtype.
+Every module takes the `dtype` it computes in and keeps its parameters in.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+class Linear(nnx.Linear):
+    """A dense layer on (rows, features): flat, because XLA:CPU's gradient of a batched one is slow."""
+
+    def __init__(self, in_features: int, out_features: int, *, use_bias: bool = True, dtype, rngs: nnx.Rngs):
+        super().__init__(in_features, out_features, use_bias=use_bias, dtype=dtype, param_dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*lead features"]) -> Float[Array, "*lead out"]:
+        flat = super().__call__(x.reshape(-1, x.shape[-1]))
+        return flat.reshape(*x.shape[:-1], self.out_features)
+
+
+class Conv(nnx.Conv):
+    """A square convolution; `padding` counts zeros on each side, or is ((top, bottom), (left, right))."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, strides=1, padding=None, dtype, rngs: nnx.Rngs
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            (kernel_size, kernel_size),
+            strides=strides,
+            padding=kernel_size // 2 if padding is None else padding,
+            dtype=dtype,
+            param_dtype=dtype,
+            rngs=rngs,
+        )
+
+
+class GroupNorm(nnx.Module):
+    """Group normalization (Wu & He, 1803.08494) by per-channel sums, so that no 5-D array is made."""
+
+    def __init__(self, channels: int, groups: int, *, epsilon: float = 1e-5, dtype):
+        self.groups = groups
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(channels, dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, dtype))
+
+    def __call__(self, x: Float[Array, "batch *space channels"]) -> Float[Array, "batch *space channels"]:
+        dtype, space = x.dtype, tuple(range(1, x.ndim - 1))
+        x = x.astype(jnp.float32)
+        x = x - self._group_mean(x.mean(space, keepdims=True))
+        variance = self._group_mean(jnp.square(x).mean(space, keepdims=True))
+        x = x * (jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]
+        return x.astype(dtype)
+
+    def _group_mean(self, channel_means: Float[Array, "batch *ones channels"]) -> Float[Array, "batch *ones channels"]:
+        shape = channel_means.shape
+        groups = channel_means.reshape(*shape[:-1], self.groups, -1)
+        return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(shape)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer normalization over the last axis, in float32."""
+
+    def __init__(self, features: int, *, dtype, rngs: nnx.Rngs):
+        super().__init__(
+            features, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, param_dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Float[Array, "*lead features"]) -> Float[Array, "*lead features"]:
+        return super().__call__(x).astype(x.dtype)
+
+
+def attention(
+    query: Float[Array, "batch queries channels"],
+    key: Float[Array, "batch keys channels"],
+    value: Float[Array, "batch keys channels"],
+    *,
+    num_heads: int,
+    is_causal: bool = False,
+) -> Float[Array, "batch queries channels"]:
+    """Scaled dot-product attention over `num_heads` equal slices of the channels."""
+
+    def heads(x):
+        return x.reshape(*x.shape[:-1], num_heads, -1)
+
+    return jax.nn.dot_product_attention(heads(query), heads(key), heads(value), is_causal=is_causal).reshape(query.shape)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of `hidden` over `context`, or over itself where none is given."""
+
+    def __init__(self, channels: int, context_dim: int, num_heads: int, *, qkv_bias: bool = False, dtype, rngs: nnx.Rngs):
+        self.num_heads = num_heads
+        self.to_q = Linear(channels, channels, use_bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.to_k = Linear(context_dim, channels, use_bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.to_v = Linear(context_dim, channels, use_bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.to_out = Linear(channels, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        hidden: Float[Array, "batch tokens channels"],
+        context: Float[Array, "batch context_tokens context_channels"] | None = None,
+    ) -> Float[Array, "batch tokens channels"]:
+        source = hidden if context is None else context
+        mixed = attention(self.to_q(hidden), self.to_k(source), self.to_v(source), num_heads=self.num_heads)
+        return self.to_out(mixed)
+
+
+class ResnetBlock(nnx.Module):
+    """GroupNorm, silu, convolution, twice, around a shortcut; `time_embed_dim` None leaves time out."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        epsilon: float,
+        time_embed_dim: int | None = None,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = GroupNorm(in_channels, groups, epsilon=epsilon, dtype=dtype)
+        self.conv1 = Conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs)
+        self.time_emb_proj = (
+            None if time_embed_dim is None else Linear(time_embed_dim, out_channels, dtype=dtype, rngs=rngs)
+        )
+        self.norm2 = GroupNorm(out_channels, groups, epsilon=epsilon, dtype=dtype)
+        self.conv2 = Conv(out_channels, out_channels, 3, dtype=dtype, rngs=rngs)
+        self.conv_shortcut = (
+            None if in_channels == out_channels else Conv(in_channels, out_channels, 1, dtype=dtype, rngs=rngs)
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        time_embedding: Float[Array, "batch features"] | None = None,
+    ) -> Float[Array, "batch height width out"]:
+        hidden = self.conv1(jax.nn.silu(self.norm1(x)))
+        if self.time_emb_proj is not None:
+            hidden = hidden + self.time_emb_proj(jax.nn.silu(time_embedding))[:, None, None, :]
+        hidden = self.conv2(jax.nn.silu(self.norm2(hidden)))
+        return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample(nnx.Module):
+    """Halves height and width. `padding` 1 is the UNet's, ((0, 1), (0, 1)) the VAE encoder's."""
+
+    def __init__(self, channels: int, *, padding, dtype, rngs: nnx.Rngs):
+        self.conv = Conv(channels, channels, 3, strides=2, padding=padding, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch half_h half_w channels"]:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Doubles height and width by repeating pixels, then convolves."""
+
+    def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
+        self.conv = Conv(channels, channels, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch twice_h twice_w channels"]:
+        return self.conv(x.repeat(2, axis=1).repeat(2, axis=2))
+
+
+class MLPEmbedding(nnx.Module):
+    """Linear, silu, linear: what diffusers calls TimestepEmbedding."""
+
+    def __init__(self, in_features: int, features: int, *, dtype, rngs: nnx.Rngs):
+        self.linear_1 = Linear(in_features, features, dtype=dtype, rngs=rngs)
+        self.linear_2 = Linear(features, features, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch in_features"]) -> Float[Array, "batch features"]:
+        return self.linear_2(jax.nn.silu(self.linear_1(x)))
+
+
+def sinusoidal_embedding(
+    values: Float[Array, "*lead"] | Int[Array, "*lead"], features: int
+) -> Float[Array, "*lead features"]:
+    """Cosines, then sines, of `values` at frequencies 1 to 1/10000 (Ho et al., 2006.11239, cosines first)."""
+    half = features // 2
+    frequencies = np.exp(-math.log(10000) * np.arange(half) / half).astype(np.float32)
+    angles = values.astype(jnp.float32)[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

@@ -1,0 +1,238 @@
+"""The denoiser: SDXL's UNet (Podell et al., 2307.01952) with the depths of SSD-1B, Vega or SDXL.
+
+It takes noisy latents, a timestep and the prompt's conditioning, and predicts the noise. The
+module tree keeps the names of diffusers' UNet2DConditionModel, which the checkpoints use.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from ssd1b_jax.config import UNetConfig
+from ssd1b_jax.models.layers import (
+    Attention,
+    Conv,
+    Downsample,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    MLPEmbedding,
+    ResnetBlock,
+    Upsample,
+    sinusoidal_embedding,
+)
+
+Latents = Float[Array, "batch height width channels"]
+Tokens = Float[Array, "batch tokens channels"]
+Context = Float[Array, "batch context_tokens context_channels"]
+TimeEmbedding = Float[Array, "batch features"]
+
+
+class FeedForward(nnx.Module):
+    """GEGLU (Shazeer, 2002.05202): one projection gives values and gates; 4 times wider inside."""
+
+    def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
+        self.proj_in = Linear(channels, 8 * channels, dtype=dtype, rngs=rngs)
+        self.proj_out = Linear(4 * channels, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Tokens) -> Tokens:
+        values, gates = jnp.split(self.proj_in(x), 2, axis=-1)
+        return self.proj_out(values * jax.nn.gelu(gates, approximate=False))
+
+
+class TransformerBlock(nnx.Module):
+    """Self-attention, cross-attention to the prompt, feed-forward; each behind a LayerNorm."""
+
+    def __init__(self, channels: int, context_dim: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(channels, dtype=dtype, rngs=rngs)
+        self.attn1 = Attention(channels, channels, num_heads, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(channels, dtype=dtype, rngs=rngs)
+        self.attn2 = Attention(channels, context_dim, num_heads, dtype=dtype, rngs=rngs)
+        self.norm3 = LayerNorm(channels, dtype=dtype, rngs=rngs)
+        self.ff = FeedForward(channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Tokens, context: Context) -> Tokens:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nnx.Module):
+    """`depth` transformer blocks over the pixels as tokens, around a shortcut."""
+
+    def __init__(self, channels: int, depth: int, num_heads: int, config: UNetConfig, *, dtype, rngs: nnx.Rngs):
+        self.norm = GroupNorm(channels, config.norm_num_groups, epsilon=1e-6, dtype=dtype)
+        self.proj_in = Linear(channels, channels, dtype=dtype, rngs=rngs)
+        self.transformer_blocks = nnx.List(
+            TransformerBlock(channels, config.cross_attention_dim, num_heads, dtype=dtype, rngs=rngs)
+            for _ in range(depth)
+        )
+        self.proj_out = Linear(channels, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Latents, context: Context) -> Latents:
+        batch, height, width, channels = x.shape
+        tokens = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        return x + self.proj_out(tokens).reshape(x.shape)
+
+
+class Stage(nnx.Module):
+    """One level of the UNet: resnets, each with a transformer behind it where its depth is not 0."""
+
+    def __init__(
+        self,
+        in_channels: tuple[int, ...],
+        out_channels: int,
+        depths: tuple[int, ...],
+        num_heads: int,
+        config: UNetConfig,
+        *,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.resnets = nnx.List(
+            ResnetBlock(
+                channels,
+                out_channels,
+                groups=config.norm_num_groups,
+                epsilon=1e-5,
+                time_embed_dim=config.time_embed_dim,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for channels in in_channels
+        )
+        self.depths = depths
+        self.attentions = nnx.List(
+            SpatialTransformer(out_channels, depth, num_heads, config, dtype=dtype, rngs=rngs)
+            for depth in depths
+            if depth
+        )
+
+    def layers(self):
+        """Pairs of a resnet and the transformer behind it, or None."""
+        attentions = iter(self.attentions)
+        return [
+            (resnet, next(attentions) if depth else None)
+            for resnet, depth in zip(self.resnets, self.depths, strict=True)
+        ]
+
+
+class DownBlock(Stage):
+    """A level on the way down. Returns its result and what the way up will need of it."""
+
+    def __init__(self, level: int, config: UNetConfig, *, dtype, rngs: nnx.Rngs):
+        channels = config.block_out_channels[level]
+        before = config.block_out_channels[max(level - 1, 0)]
+        depths = config.down_depths[level]
+        in_channels = (before,) + (channels,) * (len(depths) - 1)
+        super().__init__(
+            in_channels, channels, depths, config.num_attention_heads[level], config, dtype=dtype, rngs=rngs
+        )
+        last = level == len(config.block_out_channels) - 1
+        self.downsampler = None if last else Downsample(channels, padding=1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Latents, time_embedding: TimeEmbedding, context: Context) -> tuple[Array, list[Array]]:
+        skips = []
+        for resnet, transformer in self.layers():
+            x = resnet(x, time_embedding)
+            if transformer is not None:
+                x = transformer(x, context)
+            skips.append(x)
+        if self.downsampler is not None:
+            x = self.downsampler(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(Stage):
+    """The lowest level: one resnet (SSD-1B), or resnet, transformer, resnet (SDXL)."""
+
+    def __init__(self, config: UNetConfig, *, dtype, rngs: nnx.Rngs):
+        channels = config.block_out_channels[-1]
+        depths = (config.mid_depth, 0) if config.mid_depth else (0,)
+        super().__init__(
+            (channels,) * len(depths), channels, depths, config.num_attention_heads[-1], config, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Latents, time_embedding: TimeEmbedding, context: Context) -> Latents:
+        for resnet, transformer in self.layers():
+            x = resnet(x, time_embedding)
+            if transformer is not None:
+                x = transformer(x, context)
+        return x
+
+
+class UpBlock(Stage):
+    """A level on the way up; each resnet takes one array from `skips`, last in first out."""
+
+    def __init__(self, level: int, config: UNetConfig, *, dtype, rngs: nnx.Rngs):
+        widths = config.block_out_channels
+        channels, below, above = widths[level], widths[min(level + 1, len(widths) - 1)], widths[max(level - 1, 0)]
+        depths = config.up_depths[len(widths) - 1 - level]
+        arriving = (below,) + (channels,) * (len(depths) - 1)
+        skipped = (channels,) * (len(depths) - 1) + (above,)
+        in_channels = tuple(a + s for a, s in zip(arriving, skipped, strict=True))
+        super().__init__(
+            in_channels, channels, depths, config.num_attention_heads[level], config, dtype=dtype, rngs=rngs
+        )
+        self.upsampler = Upsample(channels, dtype=dtype, rngs=rngs) if level else None
+
+    def __call__(self, x: Latents, skips: list[Array], time_embedding: TimeEmbedding, context: Context) -> Array:
+        for resnet, transformer in self.layers():
+            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time_embedding)
+            if transformer is not None:
+                x = transformer(x, context)
+        return x if self.upsampler is None else self.upsampler(x)
+
+
+class UNet(nnx.Module):
+    def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        widths = config.block_out_channels
+        self.config = config
+        self.conv_in = Conv(config.in_channels, widths[0], 3, dtype=dtype, rngs=rngs)
+        self.time_embedding = MLPEmbedding(widths[0], config.time_embed_dim, dtype=dtype, rngs=rngs)
+        self.add_embedding = MLPEmbedding(config.added_cond_dim, config.time_embed_dim, dtype=dtype, rngs=rngs)
+        levels = range(len(widths))
+        self.down_blocks = nnx.List(DownBlock(level, config, dtype=dtype, rngs=rngs) for level in levels)
+        self.mid_block = MidBlock(config, dtype=dtype, rngs=rngs)
+        self.up_blocks = nnx.List(UpBlock(level, config, dtype=dtype, rngs=rngs) for level in reversed(levels))
+        self.conv_norm_out = GroupNorm(widths[0], config.norm_num_groups, dtype=dtype)
+        self.conv_out = Conv(widths[0], config.out_channels, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        latents: Latents,
+        timesteps: Float[Array, "batch"] | Int[Array, "batch"],
+        context: Context,
+        pooled: Float[Array, "batch pooled_features"],
+        time_ids: Float[Array, "batch 6"] | Int[Array, "batch 6"],
+    ) -> Latents:
+        """The noise in `latents`, in their shape and dtype.
+
+        `timesteps` in [0, 1000), fractions allowed. `context` is the penultimate hidden states of
+        both text encoders side by side, `pooled` the second one's projection, `time_ids` the
+        original height and width, the crop's top and left, the target height and width, in pixels.
+        """
+        dtype = self.conv_in.dtype
+        context = context.astype(dtype)
+        time_embedding = self.embed(timesteps, pooled, time_ids)
+        x = self.conv_in(latents)
+        skips = [x]
+        for block in self.down_blocks:
+            x, made = block(x, time_embedding, context)
+            skips += made
+        x = self.mid_block(x, time_embedding, context)
+        for block in self.up_blocks:
+            x = block(x, skips, time_embedding, context)
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(latents.dtype)
+
+    def embed(self, timesteps: Array, pooled: Array, time_ids: Array) -> TimeEmbedding:
+        """Time, pooled text and size as the one vector that every resnet sees."""
+        dtype = self.conv_in.dtype
+        time = sinusoidal_embedding(timesteps, self.config.block_out_channels[0])
+        sizes = sinusoidal_embedding(time_ids, self.config.added_time_embed_dim).reshape(len(time_ids), -1)
+        added = jnp.concatenate([pooled.astype(jnp.float32), sizes], axis=-1)
+        return self.time_embedding(time.astype(dtype)) + self.add_embedding(added.astype(dtype))

@@ -1,0 +1,133 @@
+"""Betas, noise levels and timesteps, and where a strength starts: NumPy in float64, on the host.
+
+A schedule is an array: `sigmas[t]` is the noise level of training timestep t in the variance
+exploding view, latents = clean + sigma * eps (Karras et al., 2206.00364). `solvers` turns the
+levels that one picture walks down into a table.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from ssd1b_jax.config import ScheduleConfig
+
+KARRAS_RHO = 7.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """How a sampler lays its noise levels: the points in which diffusers' schedulers disagree.
+
+    `karras` replaces the levels between the first and the last by Karras et al.'s. `whole` rounds
+    timesteps to trained ones. `spare` lays one timestep more than there are steps and drops the
+    lowest, and spans Karras levels over all of training: the DPM-Solver family. `end` is the level
+    after the last step: no noise, or the least that was trained.
+    """
+
+    karras: bool = False
+    whole: bool = False
+    spare: bool = False
+    end: Literal["zero", "least"] = "zero"
+
+
+def betas(config: ScheduleConfig) -> Float[np.ndarray, " timesteps"]:
+    """Variances of the training noise (Ho et al., 2006.11239); Stable Diffusion's are linear in the root."""
+    power = {"linear": 1, "scaled_linear": 2}[config.beta_schedule]
+    first, last = config.beta_start ** (1 / power), config.beta_end ** (1 / power)
+    return np.linspace(first, last, config.num_train_timesteps) ** power
+
+
+def alphas_cumprod(config: ScheduleConfig) -> Float[np.ndarray, " timesteps"]:
+    return np.cumprod(1 - betas(config))
+
+
+def trained_sigmas(config: ScheduleConfig) -> Float[np.ndarray, " timesteps"]:
+    """Noise-to-signal ratio of every training timestep, rising."""
+    abar = alphas_cumprod(config)
+    return np.sqrt((1 - abar) / abar)
+
+
+def sigma_at(
+    trained: Float[np.ndarray, " timesteps"], timesteps: Float[np.ndarray, " steps"]
+) -> Float[np.ndarray, " steps"]:
+    """Noise levels at timesteps that may lie between the trained ones; held constant beyond the last."""
+    return np.interp(timesteps, np.arange(len(trained)), trained)
+
+
+def timestep_at(
+    trained: Float[np.ndarray, " timesteps"], sigmas: Float[np.ndarray, " steps"]
+) -> Float[np.ndarray, " steps"]:
+    """The timestep, perhaps fractional, whose noise level is `sigmas`: linear in log sigma."""
+    return np.interp(np.log(sigmas), np.log(trained), np.arange(len(trained)))
+
+
+def karras_sigmas(sigma_max: float, sigma_min: float, num_inference_steps: int) -> Float[np.ndarray, " steps"]:
+    """Noise levels evenly spaced in sigma^(1/7) (Karras et al., 2206.00364, Eq. 5)."""
+    ramp = np.linspace(sigma_max ** (1 / KARRAS_RHO), sigma_min ** (1 / KARRAS_RHO), num_inference_steps)
+    return ramp**KARRAS_RHO
+
+
+def spaced_timesteps(config: ScheduleConfig, num_inference_steps: int, grid: Grid) -> Float[np.ndarray, " steps"]:
+    """Timesteps of a full run, falling, as diffusers has them (Lin et al., 2305.08891, Table 2).
+
+    But that leading ones stay apart where a spare one leaves no room: diffusers' are then all the same.
+    """
+    total, steps = config.num_train_timesteps, num_inference_steps
+    points = steps + grid.spare
+    match config.timestep_spacing:
+        case "leading":
+            timesteps = np.arange(points)[::-1] * max(1, total // points) + float(config.steps_offset)
+        case "trailing":
+            timesteps = np.arange(total, 0, -total / steps).round() - 1.0
+        case "linspace":
+            timesteps = np.linspace(0, total - 1, points)[::-1]
+    return (timesteps.round() if grid.whole else timesteps)[:steps]
+
+
+def steps_to_run(num_inference_steps: int, strength: float) -> int:
+    """How many of the last steps a strength runs, as diffusers counts. ValueError where that is none."""
+    steps = min(int(num_inference_steps * strength), num_inference_steps)
+    if steps == 0:
+        least = math.ceil(1e4 / num_inference_steps) / 1e4
+        raise ValueError(
+            f"strength must be at least {least} to run one of {num_inference_steps} steps, got {strength}; "
+            "with exact_steps every strength runs them all"
+        )
+    return steps
+
+
+def noise_levels(
+    config: ScheduleConfig, grid: Grid, num_inference_steps: int, strength: float, exact_steps: bool = False
+) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " levels"]]:
+    """Timesteps of the steps that run, and their noise levels with the level after the last step.
+
+    By default a strength runs the last int(num_inference_steps * strength) steps of the full run,
+    as diffusers does: 30 steps know only 30 strengths, and 4 steps at 0.6 are 2.
+
+    With `exact_steps` all of them run. The timesteps of the full run are multiplied by the
+    strength, and noise levels interpolated between the trained ones (linearly, like those of
+    fractional timesteps everywhere): the start moves continuously with strength, from almost no
+    noise to the full run itself at strength 1. Karras levels lie between the ends so found.
+    """
+    total = config.num_train_timesteps
+    if not 1 <= num_inference_steps <= total:
+        raise ValueError(f"num_inference_steps must be in 1..{total}, got {num_inference_steps}")
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be in (0, 1], got {strength}")
+    stretch = strength if exact_steps else 1.0
+    run = num_inference_steps if exact_steps else steps_to_run(num_inference_steps, strength)
+
+    trained = trained_sigmas(config)
+    timesteps = stretch * spaced_timesteps(config, num_inference_steps, grid)
+    sigmas = sigma_at(trained, timesteps)
+    if grid.karras:
+        highest, lowest = sigma_at(trained, stretch * np.array([total - 1.0, 0.0])) if grid.spare else sigmas[[0, -1]]
+        sigmas = karras_sigmas(highest, lowest, num_inference_steps)
+        timesteps = timestep_at(trained, sigmas)
+        if grid.whole and not exact_steps:
+            timesteps = timesteps.round()
+    end = {"zero": 0.0, "least": trained[0]}[grid.end]
+    return timesteps[-run:], np.append(sigmas[-run:], end)
