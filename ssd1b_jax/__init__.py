@@ -1,0 +1,35 @@
+"""SSD-1B image-to-image in JAX: give it a picture and a prompt, get the picture remade.
+
+pipe = Pipeline.from_pretrained("emoji")
+result = pipe(image="doodle.png", prompt="a red apple", strength=0.7, seed=7)
+result.save("apple.png")
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+
+__version__ = version("ssd1b_jax")
+
+_HOMES = {
+    "Pipeline": "pipeline",
+    "Progress": "pipeline",
+    "NonFiniteError": "pipeline",
+    "Request": "request",
+    "RequestError": "request",
+    "Result": "request",
+    "ImageError": "images",
+    "SaveError": "images",
+    "ModelError": "checkpoint",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first used: `ssd1b --help` shall not wait for JAX."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__():
+    return [*globals(), *__all__]

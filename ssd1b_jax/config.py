@@ -1,16 +1,14 @@
-"""What the models are: frozen configs, their presets, and how a released folder's files become one.
+"""What the models are: frozen configs and their presets.
 
-Every field is named after the thing it sets, not after the file it came from; `read_config`
-translates the `config.json` files of a diffusers folder. Two folders that describe the same
-network give equal configs.
+Every field is named after the thing it sets, not after the file it came from; `released`
+translates the `config.json` files of released folders. Two descriptions of the same network are
+equal configs.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 Depths = tuple[tuple[int, ...], ...]
 
@@ -19,7 +17,7 @@ class ConfigError(ValueError):
     """A config that this project cannot run, or a file that is not such a config."""
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
 
@@ -51,16 +49,16 @@ class UNetConfig:
         levels = len(self.block_out_channels)
         for name in ("down_depths", "up_depths", "num_attention_heads"):
             got = len(getattr(self, name))
-            _require(got == levels, f"{name} must have one entry per level ({levels}), got {got}")
+            require(got == levels, f"{name} must have one entry per level ({levels}), got {got}")
         resnets = {len(depths) for depths in self.down_depths}
-        _require(len(resnets) == 1, f"all down blocks must have the same number of resnets, got {self.down_depths}")
-        _require(
+        require(len(resnets) == 1, f"all down blocks must have the same number of resnets, got {self.down_depths}")
+        require(
             all(len(depths) == self.layers_per_block + 1 for depths in self.up_depths),
             f"up blocks must have {self.layers_per_block + 1} resnets each, got {self.up_depths}",
         )
-        _require(self.pooled_dim > 0, f"added_cond_dim {self.added_cond_dim} leaves no room for pooled text")
+        require(self.pooled_dim > 0, f"added_cond_dim {self.added_cond_dim} leaves no room for pooled text")
         for channels, heads in zip(self.block_out_channels, self.num_attention_heads, strict=True):
-            _require(
+            require(
                 channels % self.norm_num_groups == 0 and channels % heads == 0,
                 f"{channels} channels must divide into {self.norm_num_groups} groups and {heads} heads",
             )
@@ -93,8 +91,8 @@ class VAEConfig:
 
     def __post_init__(self):
         bad = [c for c in self.block_out_channels if c % self.norm_num_groups]
-        _require(not bad, f"VAE channels {bad} must divide into {self.norm_num_groups} groups")
-        _require(self.scaling_factor > 0, f"scaling_factor must be positive, got {self.scaling_factor}")
+        require(not bad, f"VAE channels {bad} must divide into {self.norm_num_groups} groups")
+        require(self.scaling_factor > 0, f"scaling_factor must be positive, got {self.scaling_factor}")
 
     @property
     def factor(self) -> int:
@@ -115,21 +113,21 @@ class CLIPTextConfig:
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
-    hidden_act: Literal["quick_gelu", "gelu"]
+    hidden_act: str
     max_position_embeddings: int = 77
     projection_dim: int | None = None
     eos_token_id: int = 2
 
     def __post_init__(self):
-        _require(
+        require(
             self.hidden_act in ("quick_gelu", "gelu"),
             f"hidden_act must be quick_gelu or gelu, got {self.hidden_act!r}",
         )
-        _require(
+        require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size {self.hidden_size} must divide into {self.num_attention_heads} heads",
         )
-        _require(self.num_hidden_layers >= 2, "a penultimate hidden state needs at least 2 layers")
+        require(self.num_hidden_layers >= 2, "a penultimate hidden state needs at least 2 layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +137,9 @@ class ScheduleConfig:
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
     beta_end: float = 0.012
-    beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    beta_schedule: str = "scaled_linear"
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "leading"
     steps_offset: int = 1
 
     def __post_init__(self):
@@ -152,8 +150,8 @@ class ScheduleConfig:
                 "timestep_spacing": ("leading", "trailing", "linspace"),
             }[name]
             got = getattr(self, name)
-            _require(got in allowed, f"{name} must be one of {', '.join(allowed)}, got {got!r}")
-        _require(0 < self.beta_start < self.beta_end < 1, "betas must satisfy 0 < beta_start < beta_end < 1")
+            require(got in allowed, f"{name} must be one of {', '.join(allowed)}, got {got!r}")
+        require(0 < self.beta_start < self.beta_end < 1, "betas must satisfy 0 < beta_start < beta_end < 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,16 +179,16 @@ class ModelConfig:
 
     def __post_init__(self):
         context = self.text_encoder.hidden_size + self.text_encoder_2.hidden_size
-        _require(
+        require(
             context == self.unet.cross_attention_dim,
             f"the text encoders give {context} channels, the UNet expects {self.unet.cross_attention_dim}",
         )
-        _require(
+        require(
             self.text_encoder_2.projection_dim == self.unet.pooled_dim,
             f"text_encoder_2 projects to {self.text_encoder_2.projection_dim}, "
             f"the UNet expects pooled text of {self.unet.pooled_dim}",
         )
-        _require(
+        require(
             self.vae.latent_channels == self.unet.in_channels == self.unet.out_channels,
             f"the VAE has {self.vae.latent_channels} latent channels, "
             f"the UNet takes {self.unet.in_channels} and gives {self.unet.out_channels}",
@@ -209,7 +207,7 @@ class ModelConfig:
         """Inverse of `to_dict`, also after JSON has made lists of the tuples. Unknown keys are errors."""
         parts = {f.name: f.type for f in dataclasses.fields(cls)}
         unknown = sorted(set(data) - set(parts))
-        _require(not unknown, f"unknown config keys: {', '.join(unknown)}")
+        require(not unknown, f"unknown config keys: {', '.join(unknown)}")
         kwargs = {}
         for name, value in data.items():
             part = parts[name]
@@ -301,127 +299,12 @@ def emoji() -> ModelConfig:
             hidden_size=64, intermediate_size=256, num_attention_heads=2, hidden_act="quick_gelu", **encoder
         ),
         text_encoder_2=CLIPTextConfig(
-            hidden_size=96, intermediate_size=384, num_attention_heads=3, hidden_act="gelu", projection_dim=96, **encoder
+            hidden_size=96,
+            intermediate_size=384,
+            num_attention_heads=3,
+            hidden_act="gelu",
+            projection_dim=96,
+            **encoder,
         ),
         defaults=Defaults(width=64, height=64, guidance_scale=4.0, strength=0.7),
     )
-
-
-def read_config(folder: str | Path) -> ModelConfig:
-    """The config of a released diffusers folder, from the JSON files of its parts.
-
-    Raises ConfigError where a file is missing or no JSON, or describes a network of another family.
-    """
-    folder = Path(folder)
-    return ModelConfig(
-        unet=_read_unet(_load(folder / "unet" / "config.json")),
-        vae=_read_vae(_load(folder / "vae" / "config.json")),
-        text_encoder=_read_clip(_load(folder / "text_encoder" / "config.json")),
-        text_encoder_2=_read_clip(_load(folder / "text_encoder_2" / "config.json")),
-        schedule=_read_schedule(_load(folder / "scheduler" / "scheduler_config.json")),
-        force_zeros_for_empty_prompt=_load(folder / "model_index.json").get("force_zeros_for_empty_prompt", True),
-    )
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} is missing: not a diffusers folder of the SDXL family") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} is not readable JSON: {error}") from None
-    _require(isinstance(data, dict), f"{path} must hold a JSON object, got {type(data).__name__}")
-    return data
-
-
-def _expect(part: str, data: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuse values that this project's networks do not implement; absent keys have these values."""
-    for key, allowed in expected.items():
-        got = data.get(key, allowed)
-        _require(got == allowed, f"{part} config: {key} must be {allowed!r}, got {got!r}")
-
-
-def _read_unet(data: Mapping[str, Any]) -> UNetConfig:
-    _expect(
-        "unet",
-        {"addition_embed_type": None, "use_linear_projection": False, **data},
-        dict(
-            addition_embed_type="text_time",
-            use_linear_projection=True,
-            act_fn="silu",
-            flip_sin_to_cos=True,
-            freq_shift=0,
-            time_cond_proj_dim=None,
-            encoder_hid_dim=None,
-            class_embed_type=None,
-            conv_in_kernel=3,
-            norm_eps=1e-5,
-            resnet_time_scale_shift="default",
-            time_embedding_type="positional",
-        ),
-    )
-    channels = tuple(data["block_out_channels"])
-    levels, layers = len(channels), data["layers_per_block"]
-    down_types, up_types = data["down_block_types"], data["up_block_types"]
-    per_block = data.get("transformer_layers_per_block", 1)
-    down = [per_block] * levels if isinstance(per_block, int) else list(per_block)
-    up = data.get("reverse_transformer_layers_per_block") or down[::-1]
-
-    def depths(types, per_level, count, with_attention):
-        rows = []
-        for kind, entry in zip(types, per_level, strict=True):
-            attends = kind == with_attention
-            _require(attends or kind == with_attention.replace("CrossAttn", ""), f"unet config: block type {kind!r}")
-            row = (entry,) * count if isinstance(entry, int) else tuple(entry)
-            rows.append(row if attends else (0,) * count)
-        return tuple(rows)
-
-    mid_type = data.get("mid_block_type", "UNetMidBlock2DCrossAttn")
-    _require(mid_type in ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"), f"unet config: mid_block_type {mid_type!r}")
-    mid = down[-1] if isinstance(down[-1], int) else down[-1][0]
-    heads = data.get("num_attention_heads") or data["attention_head_dim"]
-    return UNetConfig(
-        block_out_channels=channels,
-        down_depths=depths(down_types, down, layers, "CrossAttnDownBlock2D"),
-        up_depths=depths(up_types, up, layers + 1, "CrossAttnUpBlock2D"),
-        mid_depth=mid if mid_type == "UNetMidBlock2DCrossAttn" else 0,
-        num_attention_heads=(heads,) * levels if isinstance(heads, int) else tuple(heads),
-        cross_attention_dim=data["cross_attention_dim"],
-        added_cond_dim=data["projection_class_embeddings_input_dim"],
-        added_time_embed_dim=data["addition_time_embed_dim"],
-        in_channels=data["in_channels"],
-        out_channels=data["out_channels"],
-        norm_num_groups=data["norm_num_groups"],
-    )
-
-
-def _read_vae(data: Mapping[str, Any]) -> VAEConfig:
-    _expect(
-        "vae",
-        data,
-        dict(act_fn="silu", out_channels=data["in_channels"], mid_block_add_attention=True, shift_factor=None)
-        | dict(use_quant_conv=True, use_post_quant_conv=True, latents_mean=None, latents_std=None),
-    )
-    return VAEConfig(
-        block_out_channels=tuple(data["block_out_channels"]),
-        layers_per_block=data["layers_per_block"],
-        latent_channels=data["latent_channels"],
-        in_channels=data["in_channels"],
-        norm_num_groups=data["norm_num_groups"],
-        scaling_factor=data["scaling_factor"],
-        force_upcast=bool(data.get("force_upcast", True)),
-    )
-
-
-def _read_clip(data: Mapping[str, Any]) -> CLIPTextConfig:
-    _expect("text encoder", data, dict(layer_norm_eps=1e-5))
-    with_projection = "CLIPTextModelWithProjection" in data.get("architectures", ())
-    return CLIPTextConfig(
-        **{f.name: data[f.name] for f in dataclasses.fields(CLIPTextConfig) if f.name in data and f.name != "projection_dim"},
-        projection_dim=data["projection_dim"] if with_projection else None,
-    )
-
-
-def _read_schedule(data: Mapping[str, Any]) -> ScheduleConfig:
-    _expect("scheduler", data, dict(trained_betas=None, rescale_betas_zero_snr=False))
-    return ScheduleConfig(**{f.name: data[f.name] for f in dataclasses.fields(ScheduleConfig) if f.name in data})

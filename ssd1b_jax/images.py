@@ -275,6 +275,16 @@ def encode(pixels: Pixels, suffix: str, text: Mapping[str, str] | None = None) -
     return file.getvalue()
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise what `save` would raise for this name and folder, before there is a picture to lose."""
+    path = Path(path)
+    if path.suffix.lower() not in _ENCODERS:
+        raise ImageError(f"a picture's name must end in {', '.join(_ENCODERS)}, got {path.name!r}")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        reason = "is a folder" if path.is_dir() else "its folder does not exist or is not writable"
+        raise SaveError(f"{path}: cannot be saved: {reason}")
+
+
 def save(pixels: Pixels, path: str | os.PathLike[str], text: Mapping[str, str] | None = None) -> None:
     """Writes a file in the format of its suffix (see `encode`): all of it, or nothing.
 

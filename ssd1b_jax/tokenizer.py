@@ -40,7 +40,7 @@ def clip_bpe(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> Tokeni
 class Tokens:
     """`ids` of fixed length, and the end of the prompt that did not fit, if any."""
 
-    ids: Int32[np.ndarray, "length"]
+    ids: Int32[np.ndarray, " length"]
     dropped: str = ""
 
 
@@ -71,7 +71,11 @@ class PromptTokenizer:
             bpe.no_truncation()
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         pad = config.get("pad_token", END)
-        return cls(bpe, length=length, pad_token=pad["content"] if isinstance(pad, dict) else pad)
+        pad = pad["content"] if isinstance(pad, dict) else pad
+        # Special, so that it is found in a prompt before words are split: SDXL's second pads with "!".
+        if bpe.token_to_id(pad) is not None:
+            bpe.add_special_tokens([pad])
+        return cls(bpe, length=length, pad_token=pad)
 
     def __call__(self, prompt: str) -> Tokens:
         """`<|startoftext|>`, the prompt, `<|endoftext|>`, padding; a prompt that is too long is cut."""

@@ -87,7 +87,7 @@ class CLIPTextEncoder(nnx.Module):
         pooled = jnp.take_along_axis(final, self._end_of_text(tokens)[:, None, None], axis=1)[:, 0]
         return TextFeatures(penultimate, pooled if self.text_projection is None else self.text_projection(pooled))
 
-    def _end_of_text(self, tokens: Tokens) -> Int[Array, "batch"]:
+    def _end_of_text(self, tokens: Tokens) -> Int[Array, " batch"]:
         """The first end-of-text position; see CLIPTextConfig for the legacy id 2."""
         legacy = self.config.eos_token_id == 2
         marks = tokens if legacy else (tokens == self.config.eos_token_id).astype(jnp.int32)

@@ -97,13 +97,17 @@ def attention(
     def heads(x):
         return x.reshape(*x.shape[:-1], num_heads, -1)
 
-    return jax.nn.dot_product_attention(heads(query), heads(key), heads(value), is_causal=is_causal).reshape(query.shape)
+    return jax.nn.dot_product_attention(heads(query), heads(key), heads(value), is_causal=is_causal).reshape(
+        query.shape
+    )
 
 
 class Attention(nnx.Module):
     """Multi-head attention of `hidden` over `context`, or over itself where none is given."""
 
-    def __init__(self, channels: int, context_dim: int, num_heads: int, *, qkv_bias: bool = False, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, context_dim: int, num_heads: int, *, qkv_bias: bool = False, dtype, rngs: nnx.Rngs
+    ):
         self.num_heads = num_heads
         self.to_q = Linear(channels, channels, use_bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.to_k = Linear(context_dim, channels, use_bias=qkv_bias, dtype=dtype, rngs=rngs)
@@ -173,7 +177,9 @@ class Upsample(nnx.Module):
     def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
         self.conv = Conv(channels, channels, 3, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch twice_h twice_w channels"]:
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch twice_h twice_w channels"]:
         return self.conv(x.repeat(2, axis=1).repeat(2, axis=2))
 
 

@@ -205,7 +205,7 @@ class UNet(nnx.Module):
     def __call__(
         self,
         latents: Latents,
-        timesteps: Float[Array, "batch"] | Int[Array, "batch"],
+        timesteps: Float[Array, " batch"] | Int[Array, " batch"],
         context: Context,
         pooled: Float[Array, "batch pooled_features"],
         time_ids: Float[Array, "batch 6"] | Int[Array, "batch 6"],

@@ -33,7 +33,7 @@ def _resnet(in_channels: int, out_channels: int, config: VAEConfig, *, dtype, rn
     )
 
 
-def _resnets(in_channels: int, out_channels: int, count: int, config: VAEConfig, *, dtype, rngs) -> nnx.List:
+def _resnets(in_channels: int, out_channels: int, count: int, config: VAEConfig, *, dtype, rngs):
     widths = [in_channels] + [out_channels] * (count - 1)
     return nnx.List(_resnet(width, out_channels, config, dtype=dtype, rngs=rngs) for width in widths)
 

@@ -12,7 +12,7 @@ from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models.vae import VAE
 from ssd1b_jax.training.loop import Recipe, train
 
-RECIPE = Recipe(steps=1800, batch_size=16, learning_rate=4e-3, adam_learning_rate=3e-3, ema_decay=0.995)
+RECIPE = Recipe(steps=1150, batch_size=16, learning_rate=5e-3, adam_learning_rate=3e-3, ema_decay=0.995)
 KL_WEIGHT = 3e-4
 THINGS_SHARE = 0.7  # of a batch; the rest are scenes
 

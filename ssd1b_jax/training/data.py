@@ -95,7 +95,8 @@ def rasterize(content: str, background: str, size: int = SIZE) -> Pixels:
 def place(body: str, *, x: float, y: float, scale: float, degrees: float = 0.0, mirror: bool = False) -> str:
     """A drawing with its centre moved to (x, y) of the canvas, scaled, turned and mirrored about it."""
     flip = -scale if mirror else scale
-    return f'<g transform="translate({x:.3f} {y:.3f}) rotate({degrees:.2f}) scale({flip:.4f} {scale:.4f})"><g transform="translate(-16 -16)">{body}</g></g>'
+    moves = f"translate({x:.3f} {y:.3f}) rotate({degrees:.2f}) scale({flip:.4f} {scale:.4f}) translate(-16 -16)"
+    return f'<g transform="{moves}">{body}</g>'
 
 
 def _sticker(body: str, edge: str) -> str:

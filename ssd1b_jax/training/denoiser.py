@@ -15,16 +15,16 @@ from flax import nnx
 
 from ssd1b_jax import schedule
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.models import abstract
 from ssd1b_jax.models.clip import CLIPTextEncoder
 from ssd1b_jax.models.layers import Linear
 from ssd1b_jax.models.unet import UNet
-from ssd1b_jax.models.vae import VAE
 from ssd1b_jax.tokenizer import PromptTokenizer
 from ssd1b_jax.training.loop import Recipe, train
 from ssd1b_jax.training.things import COLORS, THINGS, Caption, caption
 
-TEXT_RECIPE = Recipe(steps=400, batch_size=128, learning_rate=2e-3, adam_learning_rate=3e-3, warmup=50, ema_decay=0.9)
-RECIPE = Recipe(steps=4000, batch_size=64, learning_rate=4e-3, adam_learning_rate=2e-3, ema_decay=0.998)
+TEXT_RECIPE = Recipe(steps=150, batch_size=128, learning_rate=2e-3, adam_learning_rate=3e-3, warmup=50, ema_decay=0.9)
+RECIPE = Recipe(steps=3600, batch_size=64, learning_rate=4e-3, adam_learning_rate=2e-3, ema_decay=0.998)
 PROMPT_DROPOUT = 0.1
 MAX_WEIGHT = 16.0
 
@@ -94,7 +94,7 @@ def train_text(config: ModelConfig, tokenizers: Tokenizers, run: Path, recipe: R
 
 def cache_latents(config: ModelConfig, vae_params, pictures: Path, target: Path, batch_size: int = 64) -> float:
     """Encode every training picture once into `target`; returns the scaling factor, 1 / their deviation."""
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: VAE(config.vae, rngs=nnx.Rngs(0))))
+    graphdef, _ = abstract("vae", config)
     labels = np.load(pictures / "labels.npy")
     pixels = np.load(pictures / "pixels.npy", mmap_mode="r")[: int((labels[:, 0] >= 0).sum())]
 

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from ssd1b_jax import checkpoint
+from ssd1b_jax.devices import Devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def optimizer(learning_rate, adam_learning_rate) -> optax.GradientTransformation
     )
 
 
-def _schedule(recipe: Recipe) -> Callable:
+def schedule(recipe: Recipe) -> Callable:
     def factor(step):
         falling = (recipe.steps - step) / max(recipe.cooldown * recipe.steps, 1)
         return jnp.clip(jnp.minimum((step + 1) / recipe.warmup, falling), 0.0, 1.0)
@@ -81,9 +82,15 @@ def train(
     batch: Callable[[np.random.Generator], dict],
     on_report: Callable[[dict], None] = print,
 ):
-    """Minimize `loss(params, key, **batch) -> (scalar, metrics)` and return the averaged weights."""
-    factor = _schedule(recipe)
-    tx = optimizer(lambda step: recipe.learning_rate * factor(step), lambda step: recipe.adam_learning_rate * factor(step))
+    """Minimize `loss(params, key, **batch) -> (scalar, metrics)` and return the averaged weights.
+
+    Batches are spread over the local devices, whose number must divide their size.
+    """
+    devices = Devices()
+    factor = schedule(recipe)
+    tx = optimizer(
+        lambda step: recipe.learning_rate * factor(step), lambda step: recipe.adam_learning_rate * factor(step)
+    )
 
     def initial():
         return dict(params=params, ema=params, optimizer=tx.init(params), step=jnp.zeros((), jnp.int32))
@@ -99,13 +106,13 @@ def train(
         return dict(params=new, ema=ema, optimizer=opt_state, step=state["step"] + 1), dict(loss=value, **metrics)
 
     # The initial weights also live on in the caller: donate copies, never those.
-    state = jax.tree.map(jnp.array, _resume(folder, initial))
+    state = jax.device_put(jax.tree.map(jnp.array, _resume(folder, initial)), devices.replicated)
     start = int(state["step"])
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
         began, sums = time.monotonic(), []
         for step in range(start, recipe.steps):
-            inputs = batch(np.random.default_rng((recipe.seed, step)))
+            inputs = jax.device_put(batch(np.random.default_rng((recipe.seed, step))), devices.sharded)
             state, metrics = update(state, inputs)
             sums.append(metrics)
             done = step + 1

@@ -1,0 +1,60 @@
+"""Where arrays live and how work is spread: the one `jax.pmap`.
+
+Every stage runs as the same program on each device, on that device's own pictures, and nothing is
+communicated; so a picture's pixels don't depend on how many devices there are. Parameters are
+placed once, by sharding: pmap would send them again on every call otherwise.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import platformdirs
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+class Devices:
+    """The local devices that pictures are spread over, each taking `per_device` of them at a time."""
+
+    def __init__(self, devices: Sequence[jax.Device] | None = None, per_device: int = 1):
+        if per_device < 1:
+            raise ValueError(f"per-device batch must be at least 1, got {per_device}")
+        self.devices = tuple(devices if devices is not None else jax.local_devices())
+        self.per_device = per_device
+        # In the order of pmap's devices, or every call would move the parameters.
+        mesh = Mesh(np.array(self.devices), (AXIS,))
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.sharded = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures of one call."""
+        return len(self.devices) * self.per_device
+
+    def map(self, function: Callable, *, batches: int, donate: tuple[int, ...] = ()) -> Callable:
+        """`function(params, *batches)` on every device; the batches are as `split` makes them."""
+        in_axes = (None,) + (0,) * batches
+        return jax.pmap(function, AXIS, in_axes=in_axes, devices=self.devices, donate_argnums=donate)
+
+    def split(self, batch):
+        """Give the leading axis, `batch_size` long, a device and a per-device part."""
+        return jax.tree.map(lambda x: x.reshape(len(self.devices), self.per_device, *x.shape[1:]), batch)
+
+    def join(self, batch):
+        """Inverse of `split`, as NumPy arrays on the host."""
+        return jax.tree.map(lambda x: np.asarray(x).reshape(self.batch_size, *x.shape[2:]), batch)
+
+
+def enable_compilation_cache() -> Path:
+    """Keep compiled programs in the user's cache folder, unless JAX was told of another already.
+
+    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = Path(platformdirs.user_cache_dir("ssd1b_jax")) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return Path(jax.config.jax_compilation_cache_dir)

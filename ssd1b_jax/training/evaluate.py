@@ -1,0 +1,166 @@
+"""What the embedded model can do, in figures: `python -m ssd1b_jax.training evaluate`.
+
+Every measurement makes pictures by the same Pipeline that users have, from fixed prompts and
+seeds, and asks of each which drawing it is nearest to and which color its background has.
+"""
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ssd1b_jax import Pipeline, Request, Result
+from ssd1b_jax.training import data
+from ssd1b_jax.training.things import BACKGROUNDS, COLORS, NAMES, THINGS, is_held_out, prompt, with_article
+
+GRID = 32  # pixels of a template along each side
+PLACEMENTS = list(itertools.product((0.72, 0.8, 0.9, 1.0), (-2.0, 0.0, 2.0), (-2.0, 0.0, 2.0), (False, True)))
+STRENGTHS = (0.3, 0.5, 0.7, 0.9)
+Picture = UInt8[np.ndarray, "height width 3"]
+
+
+class Judge:
+    """Names the drawing and the background of a picture by template matching.
+
+    The templates are every thing at 4 sizes, 9 places and both ways round, on the picture's own
+    background color; the nearest is that with the least mean squared difference in RGB at 32 x 32.
+    """
+
+    def __init__(self, drawings: data.Drawings):
+        colors, alphas = [], []
+        for body in drawings.things:
+            for scale, x, y, mirror in PLACEMENTS:
+                placed = data.place(body, x=16 + x, y=16 + y, scale=scale, mirror=mirror)
+                on_white, on_black = (
+                    data.rasterize(placed, color, GRID).astype(np.float32) / 255 for color in ("#ffffff", "#000000")
+                )
+                colors.append(on_black.reshape(-1))
+                alphas.append(1 - (on_white - on_black).mean(-1).reshape(-1))
+        self.colors, self.alphas = np.stack(colors), np.stack(alphas)
+        self.mixed = np.einsum("tpc,tp->tc", self.colors.reshape(len(colors), -1, 3), self.alphas)
+        self.alpha_squares = np.square(self.alphas).sum(1)
+        self.color_squares = np.square(self.colors).sum(1)
+
+    def background(self, pixels: Picture) -> int:
+        """The nearest named color to the median of the picture's rim."""
+        return int(np.square(np.array(list(BACKGROUNDS.values())) - _rim(pixels)).sum(1).argmin())
+
+    def things(self, pixels: Picture) -> np.ndarray:
+        """All things, the nearest first."""
+        height, width, _ = pixels.shape
+        small = pixels.reshape(GRID, height // GRID, GRID, width // GRID, 3).mean((1, 3), dtype=np.float32) / 255
+        background = _rim(pixels).astype(np.float32) / 255
+        # |p - (c + (1 - a) b)|^2 with q = p - b, leaving out |q|^2, which is the same for all.
+        q = (small - background).reshape(-1, 3)
+        products = self.colors @ q.reshape(-1) - self.alphas @ (q @ background)
+        squares = self.color_squares - 2 * self.mixed @ background + self.alpha_squares * (background @ background)
+        distances = (squares - 2 * products).reshape(len(THINGS), len(PLACEMENTS)).min(1)
+        return distances.argsort()
+
+
+def _rim(pixels: Picture) -> Float[np.ndarray, "3"]:
+    mask = np.ones(pixels.shape[:2], bool)
+    mask[3:-3, 3:-3] = False
+    return np.median(pixels[mask], axis=0)
+
+
+def evaluate(pipe: Pipeline, drawings: data.Drawings, pictures: Path, count: int = len(THINGS)) -> dict[str, float]:
+    """All figures, in [0, 1] unless named dB; `count` things stand for all where time is short."""
+    judge = Judge(drawings)
+    chosen = np.linspace(0, len(THINGS) - 1, count).round().astype(int)
+    rng = np.random.default_rng(12345)
+    figures = {}
+
+    # Prompts from a plain grey picture at full strength, a background seen and one never seen with the thing.
+    grey = np.full((data.SIZE, data.SIZE, 3), 128, np.uint8)
+    seen = {thing: rng.choice([c for c in range(len(COLORS)) if not is_held_out(thing, c)]) for thing in chosen}
+    unseen = {thing: next(c for c in range(len(COLORS)) if is_held_out(thing, c)) for thing in chosen}
+    for name, colors in (("seen pairs", seen), ("held-out pairs", unseen)):
+        results = _make(pipe, (dict(image=grey, prompt=prompt(t, colors[t]), strength=1.0, seed=t) for t in chosen))
+        figures |= {f"{name}: {key}": value for key, value in _identity(judge, results, chosen).items()}
+        right = [judge.background(r.pixels) == colors[t] for r, t in zip(results, chosen, strict=True)]
+        figures[f"{name}: background"] = np.mean(right)
+
+    # From a drawing of one thing to another: what the strength does.
+    targets = np.roll(chosen, 7 % count)
+    inputs = [data.render_thing(np.random.default_rng(int(t)), drawings, t, seen[t], False) for t in chosen]
+    for strength in STRENGTHS:
+        jobs = (
+            dict(image=image, prompt=prompt(b, seen[a]), strength=strength, seed=int(a))
+            for image, a, b in zip(inputs, chosen, targets, strict=True)
+        )
+        results = _make(pipe, jobs)
+        nearest = [judge.things(result.pixels)[0] for result in results]
+        figures[f"strength {strength}: still the input"] = np.mean(nearest == chosen)
+        figures[f"strength {strength}: is the prompt"] = np.mean(nearest == targets)
+        distances = [_distance(result.pixels, image) for result, image in zip(results, inputs, strict=True)]
+        figures[f"strength {strength}: distance to the input"] = np.mean(distances)
+
+    for scale in (1.0, 2.0, 3.0, 5.0):
+        jobs = (dict(image=grey, prompt=prompt(t, seen[t]), strength=1.0, seed=t, guidance_scale=scale) for t in chosen)
+        figures[f"guidance {scale:g}: first"] = _identity(judge, _make(pipe, jobs), chosen)["first"]
+
+    # A color in the negative prompt, where the prompt names none.
+    for color in ("blue", "yellow"):
+        for name, negative in (("without", None), ("with", f"{with_article(color)} background")):
+            jobs = (
+                dict(image=grey, prompt=with_article(NAMES[t]), negative_prompt=negative, strength=1.0, seed=t)
+                for t in chosen
+            )
+            share = np.mean([COLORS[judge.background(result.pixels)] == color for result in _make(pipe, jobs)])
+            figures[f"{color} backgrounds {name} the negative prompt"] = share
+
+    two = [
+        _make(pipe, (dict(image=grey, prompt=prompt(t, seen[t]), strength=1.0, seed=seed + t) for t in chosen))
+        for seed in (0, 1000)
+    ]
+    figures["distance of two seeds"] = np.mean([_distance(a.pixels, b.pixels) for a, b in zip(*two, strict=True)])
+    figures["VAE: PSNR in dB"] = _reconstruction(pipe, drawings, rng)
+    return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def _make(pipe: Pipeline, settings: Iterable[dict]) -> list[Result]:
+    return pipe.generate(Request(**{**each, "seed": int(each["seed"])}) for each in settings)
+
+
+def _identity(judge: Judge, results: list[Result], things) -> dict[str, float]:
+    ranks = [list(judge.things(result.pixels)).index(thing) for result, thing in zip(results, things, strict=True)]
+    return {"first": np.mean(np.array(ranks) == 0), "first five": np.mean(np.array(ranks) < 5)}
+
+
+def _distance(a: Picture, b: Picture) -> float:
+    """Root mean square difference of pixels, as a share of the full range."""
+    return float(np.sqrt(np.square((a.astype(float) - b) / 255).mean()))
+
+
+def _reconstruction(pipe: Pipeline, drawings: data.Drawings, rng, count: int = 128) -> float:
+    """Mean PSNR of fresh training-style pictures through encoder, posterior and decoder."""
+    values = []
+    for _ in range(count):
+        thing, color = rng.integers(len(THINGS)), rng.integers(len(COLORS))
+        pixels = data.render_thing(rng, drawings, thing, color, False)
+        values.append(-20 * np.log10(_distance(pipe.reconstruct(pixels), pixels)))
+    return np.mean(values)
+
+
+def contact_sheet(pipe: Pipeline, seed: int = 0) -> Picture:
+    """Every thing once, on each background in turn, in the order of THINGS: successes and failures alike."""
+    grey = np.full((data.SIZE, data.SIZE, 3), 128, np.uint8)
+    count = len(THINGS)
+    results = _make(
+        pipe, (dict(image=grey, prompt=prompt(t, t % len(COLORS)), strength=1.0, seed=seed + t) for t in range(count))
+    )
+    return sheet([result.pixels for result in results], columns=12)
+
+
+def sheet(pictures: list[Picture], columns: int, gap: int = 2) -> Picture:
+    """Pictures of one size on a white sheet, row by row."""
+    height, width, _ = pictures[0].shape
+    rows = -(-len(pictures) // columns)
+    page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for i, pixels in enumerate(pictures):
+        y, x = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
+        page[y : y + height, x : x + width] = pixels
+    return page

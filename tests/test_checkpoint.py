@@ -1,0 +1,163 @@
+"""A model folder gives back what was saved, and is refused when anything about it has changed."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssd1b_jax import checkpoint
+from ssd1b_jax.checkpoint import ModelError, abstract_params, load_model, save_model, verify
+from ssd1b_jax.config import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
+
+ENCODER = dict(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=11, num_attention_heads=1)
+TINY = ModelConfig(
+    unet=UNetConfig(
+        block_out_channels=(8,),
+        down_depths=((1,),),
+        up_depths=((1, 1),),
+        mid_depth=0,
+        num_attention_heads=(1,),
+        cross_attention_dim=16,
+        added_cond_dim=4 + 6 * 2,
+        added_time_embed_dim=2,
+        norm_num_groups=4,
+    ),
+    vae=VAEConfig(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4),
+    text_encoder=CLIPTextConfig(**ENCODER, hidden_act="quick_gelu"),
+    text_encoder_2=CLIPTextConfig(**ENCODER, hidden_act="gelu", projection_dim=4),
+)
+
+
+def random_params(config=TINY):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), abstract_params(config))
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizers")
+    for name in checkpoint.TOKENIZERS:
+        (folder / name).mkdir()
+        for file in ("vocab.json", "merges.txt", "tokenizer_config.json", "notes.txt"):
+            (folder / name / file).write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, tokenizers):
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    about = dict(source="here", revision="r1", licence="MIT")
+    save_model(folder, TINY, random_params(), tokenizers=tokenizers, dtype="float16", **about)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+def test_load_gives_what_was_saved(saved, dtype):
+    model = load_model(saved, dtype=dtype)
+    assert model.dtype == jnp.dtype(dtype or "float16")
+    expected = jax.tree.map(lambda x: x.astype(np.float16).astype(model.dtype), random_params())
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), model.params, expected)
+    assert model.config == TINY
+    about = model.manifest
+    assert (about.source, about.revision, about.licence, about.dtype) == ("here", "r1", "MIT", "float16")
+    assert model.folder == saved and not (saved / "tokenizer" / "notes.txt").exists()
+
+
+def test_parameters_are_placed_by_sharding(saved):
+    sharding = jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), ("data",)), jax.P())
+    model = load_model(saved, sharding=sharding)
+    assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(model.params))
+
+
+def test_every_file_is_verified(folder):
+    files = checkpoint.read_manifest(folder).files
+    assert len(files) == 6 + 4 * 8  # two tokenizers of three files, four parts of eight
+    for name in files:
+        path = folder / name
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if data else b"x")
+        with pytest.raises(ModelError, match=f"{name} is damaged.*: copy or convert the model again"):
+            verify(folder)
+        path.unlink()
+        with pytest.raises(ModelError, match=f"{name} is missing: copy or convert the model again"):
+            load_model(folder)
+        path.write_bytes(data)
+    (folder / "README.md").write_text("a model card is welcome")
+    verify(folder)
+    (folder / "unet" / "more").touch()
+    with pytest.raises(ModelError, match="unet/more is not listed in model.json: remove it"):
+        verify(folder)
+
+
+def change(folder, **changes):
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(format=2), "has format 2, this version reads 1"),
+        (dict(dtype="int8"), "dtype must be one of float32, bfloat16, float16, got 'int8'"),
+        (dict(files=None), "is not a readable manifest"),
+        (dict(config={}), "model.json: missing .*: copy or convert the model again"),
+        (dict(config={"unet": 3}), "is not a readable manifest"),
+    ],
+)
+def test_manifests_of_others_are_refused(folder, changes, message):
+    change(folder, **changes)
+    with pytest.raises(ModelError, match=message):
+        load_model(folder)
+
+
+def test_a_config_that_is_not_the_weights_is_refused(folder):
+    config = TINY.to_dict()
+    config["vae"]["layers_per_block"] = 2
+    change(folder, config=config)
+    with pytest.raises(ModelError, match="vae does not hold what model.json describes"):
+        load_model(folder)
+
+
+def test_names_and_foreign_folders(tmp_path):
+    with pytest.raises(ModelError, match="^no model folder at 'emojy': give 'emoji' or a folder that"):
+        load_model("emojy")
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ModelError, match=f"is a diffusers folder: run python -m convert {tmp_path} TARGET"):
+        load_model(tmp_path)
+    (tmp_path / "model.json").write_text("[")
+    with pytest.raises(ModelError, match="model.json is not a readable manifest"):
+        load_model(tmp_path)
+
+
+def test_a_failed_save_leaves_nothing(tmp_path, tokenizers):
+    with pytest.raises(KeyError):
+        save_model(tmp_path / "model", TINY, {}, tokenizers=tokenizers, dtype="float16", source="")
+    with pytest.raises(ModelError, match="dtype must be one of"):
+        save_model(tmp_path / "model", TINY, random_params(), tokenizers=tokenizers, dtype="int8", source="")
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "mine").touch()
+    with pytest.raises(ModelError, match="exists and is not an empty folder"):
+        save_model(tmp_path, TINY, random_params(), tokenizers=tokenizers, dtype="float16", source="")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_trees_and_their_parts(tmp_path):
+    tree = dict(ema={"layers": {i: jnp.full(2, i) for i in range(12)}}, optimizer=[jnp.ones(3)], step=jnp.int32(4))
+    checkpoint.save_tree(tmp_path / "tree", tree)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_tree(tmp_path / "tree", tree), tree)
+    part = checkpoint.load_part(tmp_path / "tree", "ema", jax.eval_shape(lambda: tree["ema"]))
+    jax.tree.map(np.testing.assert_array_equal, part, tree["ema"])
+    for wrong in ({"layers": {0: jnp.ones(2)}}, tree["ema"] | {"more": jnp.ones(2)}):
+        with pytest.raises(ValueError):
+            checkpoint.load_part(tmp_path / "tree", "ema", wrong)
+    with pytest.raises(ValueError):
+        checkpoint.load_tree(tmp_path / "tree", dict(ema=tree["ema"]))

@@ -1,0 +1,55 @@
+"""The shape of the project: imports point one way, and some libraries have one home."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ssd1b_jax"
+ORDER = [
+    "config", "released", "models.layers", "models.unet", "models.vae", "models.clip", "models", "schedule", "solvers",
+    "sampler", "noise", "tokenizer", "images", "checkpoint", "devices", "request", "stages", "pipeline", "cli",
+]  # fmt: skip
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_point_one_way(path):
+    own = {name.removeprefix("ssd1b_jax.") for name in imports(path) if name.startswith("ssd1b_jax.")} & set(ORDER)
+    if module(path).startswith("training"):
+        return
+    assert module(path) in ORDER
+    assert all(ORDER.index(name) < ORDER.index(module(path)) for name in own)
+    assert not any(name.startswith("ssd1b_jax.training") for name in imports(path))
+
+
+@pytest.mark.parametrize(
+    ("library", "home"), [("orbax", {"checkpoint"}), ("PIL", {"images"}), ("torch", set()), ("diffusers", set())]
+)
+def test_a_library_has_one_home(library, home):
+    users = {module(path) for path in FILES if any(name.split(".")[0] == library for name in imports(path))}
+    assert users == home
+
+
+def test_there_is_one_pmap_and_no_way_back_from_convert():
+    assert [module(path) for path in FILES if "jax.pmap(" in path.read_text(encoding="utf-8")] == ["devices"]
+    assert not any(name.split(".")[0] == "convert" for path in FILES for name in imports(path))
+
+
+def test_files_are_short():
+    long = {module(path): count for path in FILES if (count := len(path.read_text().splitlines())) > 310}
+    assert long == {}

@@ -1,0 +1,233 @@
+"""Requests through the whole pipeline: what may change a picture, and what may not."""
+
+import dataclasses
+import hashlib
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError
+from ssd1b_jax.devices import Devices
+
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+COLLECTIVES = r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
+
+
+@pytest.fixture
+def compilations():
+    """A list that grows by one for every program that XLA compiles."""
+    events = []
+
+    def listen(event, *_, **__):
+        if event == COMPILE_EVENT:
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def picture(seed: int = 0, height: int = tiny.SIZE, width: int = tiny.SIZE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def mixture() -> list[Request]:
+    """Requests that differ in everything a batch may mix, some in what it may not."""
+    common = dict(image=picture(), prompt="a red apple")
+    return [
+        Request(**common, seed=0),
+        Request(**common, seed=1, scheduler="euler_a", strength=0.9),
+        Request(**common, seed=2, scheduler="heun", num_inference_steps=4),
+        Request(**common, seed=3, guidance_scale=1.0),
+        Request(**common, seed=4, negative_prompt="a blue apple", guidance_scale=7.0),
+        Request(image=picture(1, 50, 40), prompt="", seed=5, scheduler="dpmpp_2m_karras", num_inference_steps=9),
+        Request(**common, seed=6, scheduler="euler_a", noise="torch"),
+        Request(**common, seed=7, noise="nv", scheduler="ddim", exact_steps=True, num_inference_steps=3),
+        Request(**common, seed=8, guidance_rescale=0.7),
+        Request(**common, seed=9, height=48),
+        Request(**common, seed=2**63 + 10, strength=0.35),
+    ]
+
+
+def digest(results) -> list[str]:
+    return [hashlib.sha256(result.pixels.tobytes()).hexdigest() for result in results]
+
+
+@pytest.fixture(scope="module")
+def on_one_device(tiny_pipe):
+    return digest(tiny_pipe.generate(mixture()))
+
+
+@pytest.fixture(scope="module")
+def eight(tiny_model):
+    return Pipeline(tiny_model, devices=jax.devices())
+
+
+def test_any_number_of_devices_gives_the_same_pixels(on_one_device, eight):
+    assert len(set(on_one_device)) == len(on_one_device), "the requests must differ for this to say anything"
+    assert digest(eight.generate(mixture())) == on_one_device
+
+
+def test_order_and_neighbours_change_nothing(on_one_device, eight):
+    backwards = eight.generate(mixture()[::-1])
+    assert digest(backwards)[::-1] == on_one_device
+    alone = eight.generate([mixture()[4]])
+    assert digest(alone) == [on_one_device[4]]
+
+
+def test_results_come_in_order_and_say_what_they_are(eight):
+    results = eight.generate(mixture())
+    assert [result.seed for result in results] == [request.seed for request in mixture()]
+    assert results[9].pixels.shape == (48, tiny.SIZE, 3)
+    assert [result.steps_run for result in results[:3]] == [3, 5, 2]
+    assert results[7].steps_run == 3
+
+
+@pytest.mark.slow
+def test_another_process_with_one_device_gives_the_same_pixels(on_one_device, tiny_folder):
+    program = (
+        "import sys, test_pipeline as t; from ssd1b_jax import Pipeline;"
+        "print(*t.digest(Pipeline.from_pretrained(sys.argv[1]).generate(t.mixture()[:2])))"
+    )
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_folder)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == on_one_device[:2]
+
+
+def test_two_pictures_on_a_device_are_close_to_one(tiny_model, on_one_device, tiny_pipe):
+    """R2: rounding differs between batch sizes; 8-bit pixels may by one or two."""
+    paired = Pipeline(tiny_model, devices=jax.devices()[:1], per_device=2)
+    requests = mixture()[:3]
+    for one, two in zip(tiny_pipe.generate(requests), paired.generate(requests), strict=True):
+        assert np.abs(one.pixels.astype(int) - two.pixels).max() <= 2
+
+
+def test_nothing_is_compiled_after_the_first_picture(tiny_model, compilations):
+    pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
+    first = Request(image=picture(), prompt="a red apple", seed=1)
+    before = pipe.generate([first])[0]
+    assert len(compilations) > 0, "the counter counts nothing"
+    compilations.clear()
+    for change in (
+        dict(num_inference_steps=11),
+        dict(strength=0.95),
+        dict(guidance_scale=9.0),
+        dict(seed=2),
+        dict(scheduler="heun"),
+        dict(scheduler="euler_a"),
+        dict(scheduler="dpmpp_2m_karras"),
+        dict(prompt="something quite different"),
+        dict(negative_prompt="a red apple"),
+        dict(negative_prompt=""),
+        dict(image=picture(2)),
+        dict(image=picture(3, 100, 60)),
+        dict(guidance_rescale=0.5),
+        dict(exact_steps=True),
+    ):
+        after = pipe.generate([dataclasses.replace(first, **change)])[0]
+        assert not np.array_equal(after.pixels, before.pixels), f"{change} changed nothing"
+    pipe.generate([first], on_progress=lambda progress: None)
+    assert compilations == []
+
+
+def test_progress_counts_every_call_and_changes_no_pixel(tiny_pipe, on_one_device):
+    seen = []
+    results = tiny_pipe.generate(mixture()[:3], on_progress=seen.append)
+    assert digest(results) == on_one_device[:3]
+    calls = 3 + 5 + 3  # heun calls twice a step but at the last
+    assert {progress.calls for progress in seen} == {calls} and {progress.pictures for progress in seen} == {3}
+    done = [progress.calls_done for progress in seen]
+    assert done == sorted(done) and set(done) == set(range(1, calls + 1))
+    assert seen[-1].pictures_done == 3
+
+
+def test_the_programs_do_not_communicate(eight, monkeypatch):
+    """Read what XLA made for eight devices; a sum over them is recognized, so the search can find one."""
+    texts = {}
+    for name in ("_prepare", "_advance", "_decode"):
+        mapped = getattr(eight, name)
+
+        def spy(*arguments, name=name, mapped=mapped):
+            texts[name] = mapped.lower(*arguments).compile().as_text()
+            return mapped(*arguments)
+
+        monkeypatch.setattr(eight, name, spy)
+    eight.generate(mixture()[:1])
+    assert set(texts) == {"_prepare", "_advance", "_decode"}
+    for text in texts.values():
+        assert not re.search(COLLECTIVES, text)
+    devices = Devices()
+    summed = devices.map(lambda params, x: jax.lax.psum(x, "data"), batches=1)
+    assert re.search(COLLECTIVES, summed.lower((), np.ones((8, 1), np.float32)).compile().as_text())
+
+
+def test_seeds_count_in_full(tiny_pipe):
+    def make(seed):
+        return tiny_pipe(image=picture(), prompt="a red apple", seed=seed)
+
+    zero, one, beyond = make(0), make(1), make(2**32 + 1)
+    assert not np.array_equal(one.pixels, beyond.pixels)
+    assert zero.seed == 0 and not np.array_equal(zero.pixels, one.pixels)
+    drawn, other = make(None), make(None)
+    assert drawn.seed != other.seed
+    assert np.array_equal(make(drawn.seed).pixels, drawn.pixels)
+
+
+def test_num_images_counts_seeds_up(tiny_pipe):
+    results = tiny_pipe(image=picture(), prompt="a red apple", seed=2**64 - 1, num_images=2)
+    assert [result.seed for result in results] == [2**64 - 1, 0]
+    assert np.array_equal(results[1].pixels, tiny_pipe(image=picture(), prompt="a red apple", seed=0).pixels)
+
+
+def test_guidance_of_one_ignores_the_negative_prompt(tiny_pipe):
+    def make(**settings):
+        return tiny_pipe(image=picture(), prompt="a red apple", seed=1, **settings).pixels
+
+    off = make(guidance_scale=1)
+    assert np.array_equal(off, make(guidance_scale=1, negative_prompt="blue"))
+    assert not np.array_equal(make(), make(negative_prompt="")), "an empty negative prompt is not an absent one"
+
+
+def test_a_prompt_that_is_cut_says_what_was_cut(tiny_pipe):
+    result = tiny_pipe(image=picture(), prompt="a red apple " * 9 + "zebra", seed=1)
+    assert result.notes == (result.notes[0],) and result.notes[0].endswith("zebra'")
+
+
+@pytest.mark.parametrize(
+    ("part", "leaf", "stage"),
+    [
+        ("text_encoder", ("token_embedding", "embedding"), "text encoders"),
+        ("vae", ("encoder", "conv_in", "bias"), "VAE encoder"),
+        ("unet", ("conv_out", "bias"), "UNet"),
+        ("vae", ("decoder", "conv_in", "bias"), "VAE decoder"),
+    ],
+)
+def test_a_value_that_is_not_finite_names_its_stage(tiny_model, part, leaf, stage):
+    params = jax.tree.map(np.array, tiny_model.params)
+    inner = params[part]
+    for name in leaf:
+        inner = inner[name]
+    inner[...] = np.nan
+    pipe = Pipeline(dataclasses.replace(tiny_model, params=params), devices=jax.devices()[:1])
+    with pytest.raises(NonFiniteError, match=f"the {stage} gave values that are not finite for picture 1"):
+        pipe(image=picture(), prompt="a red apple", seed=1)
+
+
+def test_nothing_runs_if_one_request_is_bad(tiny_pipe, monkeypatch):
+    monkeypatch.setattr(tiny_pipe, "_prepare", lambda *_: pytest.fail("ran"))
+    good = Request(image=picture(), prompt="a red apple")
+    with pytest.raises(RequestError, match=r"strength must be in \(0, 1\], got 1.5"):
+        tiny_pipe.generate([good, dataclasses.replace(good, strength=1.5)])
+
+
+def test_no_requests_give_no_results(tiny_pipe):
+    assert tiny_pipe.generate([]) == []

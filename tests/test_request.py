@@ -1,0 +1,75 @@
+"""What a request may say: defaults, ranges, and the sentence for each way to be wrong."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+
+from ssd1b_jax import Request, RequestError
+from ssd1b_jax.config import ssd_1b
+
+CONFIG = tiny.tiny_config()
+
+
+def test_defaults_come_from_the_model():
+    request = Request(image="x.png", prompt="a cat").resolve(CONFIG)
+    assert (request.width, request.height, request.num_inference_steps) == (tiny.SIZE, tiny.SIZE, 6)
+    assert (request.guidance_scale, request.strength) == (3.0, 0.6)
+    full = Request(image="x.png", prompt="a cat").resolve(ssd_1b())
+    assert (full.width, full.height, full.num_inference_steps, full.guidance_scale) == (1024, 1024, 30, 7.5)
+
+
+def test_a_resolved_request_resolves_to_itself():
+    request = Request(image="x.png", prompt="a cat").resolve(CONFIG)
+    assert request.resolve(CONFIG) == request
+    assert isinstance(request.seed, int)
+
+
+def test_numbers_become_plain_python():
+    request = Request(image="x.png", prompt="a cat", seed=np.uint64(2**64 - 1), strength=np.float32(0.5))
+    request = dataclasses.replace(request, num_inference_steps=6.0, guidance_scale=2).resolve(CONFIG)
+    assert request.seed == 2**64 - 1 and type(request.seed) is int
+    assert type(request.strength) is float
+    assert type(request.num_inference_steps) is int and type(request.guidance_scale) is float
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (dict(strength=0), "strength must be in (0, 1], got 0.0"),
+        (dict(strength=1.5), "strength must be in (0, 1], got 1.5"),
+        (dict(strength=float("nan")), "strength must be in (0, 1], got nan"),
+        (dict(strength="0.5"), "strength must be in (0, 1], got '0.5'"),
+        (dict(strength=True), "strength must be in (0, 1], got True"),
+        (dict(strength=0.1), "strength must be at least 0.1667 to run one of 6 steps, got 0.1"),
+        (dict(num_inference_steps=0), "num_inference_steps must be a whole number from 1 to 1000, got 0"),
+        (dict(num_inference_steps=2.5), "num_inference_steps must be a whole number from 1 to 1000, got 2.5"),
+        (dict(num_inference_steps=1001), "num_inference_steps must be a whole number from 1 to 1000, got 1001"),
+        (dict(guidance_scale=0.5), "guidance_scale must be from 1 (off) to 100, got 0.5"),
+        (dict(guidance_scale=float("inf")), "guidance_scale must be from 1 (off) to 100, got inf"),
+        (dict(guidance_rescale=-0.1), "guidance_rescale must be in [0, 1], got -0.1"),
+        (dict(seed=-1), "seed must be a whole number from 0 to 2**64 - 1, got -1"),
+        (dict(seed=2**64), f"seed must be a whole number from 0 to 2**64 - 1, got {2**64}"),
+        (dict(width=30), "width must be a multiple of 8, got 30: try 24 or 32"),
+        (dict(height=3), "height must be a multiple of 8, got 3: try 8"),
+        (dict(height=0), "height must be a whole number up to 4096, got 0"),
+        (dict(width=8192), "width must be a whole number up to 4096, got 8192"),
+        (dict(scheduler="eular"), "scheduler must be one of euler, "),
+        (dict(resize_mode="fit"), "resize_mode must be one of crop, pad, stretch, got 'fit'"),
+        (dict(noise="cuda"), "noise must be one of jax, torch, nv, got 'cuda'"),
+        (dict(prompt=None), "prompt must be text, got NoneType"),
+        (dict(negative_prompt=3), "negative_prompt must be text or None, got int"),
+        (dict(exact_steps="yes"), "exact_steps must be True or False, got 'yes'"),
+    ],
+)
+def test_what_is_out_of_range_is_named(settings, sentence):
+    with pytest.raises(RequestError) as error:
+        Request(**dict(image="x.png", prompt="a cat") | settings).resolve(CONFIG)
+    assert str(error.value).startswith(sentence)
+    assert "\n" not in str(error.value)
+
+
+def test_exact_steps_allow_any_strength():
+    request = Request(image="x.png", prompt="a cat", strength=0.02, exact_steps=True)
+    assert request.resolve(CONFIG).strength == 0.02
