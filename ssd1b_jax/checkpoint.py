@@ -25,7 +25,7 @@ FORMAT = 1
 DTYPES = ("float32", "bfloat16", "float16")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
-EMBEDDED = {"emoji": Path(__file__).parent / "embedded"}
+EMBEDDED = {"emoji": Path(__file__).parent / "embedded" / "emoji"}
 AGAIN = "copy or convert the model again"
 
 

@@ -294,7 +294,7 @@ def emoji() -> ModelConfig:
             added_time_embed_dim=16,
             norm_num_groups=8,
         ),
-        vae=VAEConfig(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8, scaling_factor=1.0),
+        vae=VAEConfig(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8, scaling_factor=0.34716),
         text_encoder=CLIPTextConfig(
             hidden_size=64, intermediate_size=256, num_attention_heads=2, hidden_act="quick_gelu", **encoder
         ),

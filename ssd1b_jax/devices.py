@@ -40,8 +40,9 @@ class Devices:
         return jax.pmap(function, AXIS, in_axes=in_axes, devices=self.devices, donate_argnums=donate)
 
     def split(self, batch):
-        """Give the leading axis, `batch_size` long, a device and a per-device part."""
-        return jax.tree.map(lambda x: x.reshape(len(self.devices), self.per_device, *x.shape[1:]), batch)
+        """Give the leading axis, `batch_size` long, a device and a per-device part, and place each part."""
+        shape = (len(self.devices), self.per_device)
+        return jax.device_put(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch), self.sharded)
 
     def join(self, batch):
         """Inverse of `split`, as NumPy arrays on the host."""

@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from ssd1b_jax import images, noise, sampler, solvers
 from ssd1b_jax.checkpoint import Model, load_model
 from ssd1b_jax.devices import Devices, enable_compilation_cache
 from ssd1b_jax.request import Request, RequestError, Result
-from ssd1b_jax.stages import Guidance, Inputs, KeyNoise, Prompt, StackedNoise, Stages
+from ssd1b_jax.stages import ORDER, Guidance, Inputs, KeyNoise, Prompt, StackedNoise, Stages
 from ssd1b_jax.tokenizer import PromptTokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -73,11 +72,8 @@ class Pipeline:
             PromptTokenizer.from_folder(model.folder / name, length=length) for name in ("tokenizer", "tokenizer_2")
         ]
         stages = Stages(self.config, self.dtype)
-        # Cast on the host: on a device it would be a small program for every shape.
         self._params = {
-            part: jax.device_put(
-                jax.tree.map(partial(np.asarray, dtype=dtype), model.params[part]), self.devices.replicated
-            )
+            part: jax.device_put(_cast(model.params[part], dtype), self.devices.replicated)
             for part, dtype in stages.dtypes.items()
         }
         self._prepare = self.devices.map(stages.prepare, batches=2)
@@ -104,7 +100,8 @@ class Pipeline:
             dtype = "float32" if platform == "cpu" else "bfloat16"
         if dtype not in DTYPES:
             raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        return cls(load_model(model, dtype=jnp.dtype(dtype)), devices=devices, per_device=per_device)
+        placed = load_model(model, dtype=jnp.dtype(dtype), sharding=Devices(devices).replicated)
+        return cls(placed, devices=devices, per_device=per_device)
 
     def __call__(
         self, *, num_images: int = 1, on_progress: Callable[[Progress], None] | None = None, **settings
@@ -170,44 +167,45 @@ class Pipeline:
     def _run(self, batch: list[_Job], advanced: Callable[[], None] | None) -> dict[int, Result]:
         began = time.perf_counter()
         loaded = [images.load(job.request.image) for job in batch]
-        inputs, notes = self._inputs(batch, loaded)
-        inputs, rows, guidance, row_noise, calls = self.devices.split(inputs)
-        params = self._params
-        state, conditioning, finite = self._prepare(
-            {part: params[part] for part in ("text_encoder", "text_encoder_2", "vae")}, inputs, rows
-        )
-        self._check(batch, finite)
-        unet = {"unet": params["unet"]}
-        last = max(job.table.calls for job in batch)
-        stops = range(1, last + 1) if advanced else [last]
-        start, waiting = np.zeros_like(calls), None
-        for stop in stops:
-            stop = np.minimum(calls, stop)
-            state, token = self._advance(unet, state, conditioning, guidance, rows, row_noise, start, stop)
-            if waiting is not None:  # one behind, so that the devices never wait for the host
-                jax.block_until_ready(waiting)
-                advanced()
-            start, waiting = stop, token
-        pixels, finite = self._decode({"vae": params["vae"]}, state.latents)
-        if advanced:
-            jax.block_until_ready(waiting)
-            advanced()
-        self._check(batch, finite)
+        arrays, calls, notes = self._arrays(batch, loaded)
+        inputs, rows, guidance, row_noise = self.devices.split(arrays)
+        state, conditioning, encoded = self._prepare(self._of("text_encoder", "text_encoder_2", "vae"), inputs, rows)
+        state = self._sample(state, (conditioning, guidance, rows, row_noise), calls, advanced)
+        pixels, decoded = self._decode(self._of("vae"), state.latents)
+        self._check(batch, encoded | decoded)
         pixels = self.devices.join(pixels)
-        seconds = time.perf_counter() - began
+        seconds = (time.perf_counter() - began) / len(batch)
         return {
             job.index: Result(
-                pixels=pixels[i],
-                request=job.request,
-                steps_run=job.table.steps_run,
-                seconds=seconds / len(batch),
-                notes=notes[i],
+                pixels=pixels[i], request=job.request, steps_run=job.table.steps_run, seconds=seconds, notes=notes[i]
             )
             for i, job in enumerate(batch)
         }
 
-    def _inputs(self, batch: list[_Job], loaded: list[images.Loaded]):
-        """The batch as arrays, the last picture repeated where there are fewer than devices take."""
+    def _sample(self, state: sampler.State, fixed: tuple, calls: np.ndarray, advanced: Callable[[], None] | None):
+        """The whole loop in one go, or call by call where someone wants to know."""
+        last = calls.max()
+        start, waiting = np.zeros_like(calls), None
+        for stop in range(1, last + 1) if advanced else [last]:
+            stop = np.minimum(calls, stop)
+            state, token = self._advance(self._of("unet"), state, *fixed, start, stop)
+            if waiting is not None:  # one behind, so that the devices never wait for the host
+                jax.block_until_ready(waiting)
+                advanced()
+            start, waiting = stop, token
+        if advanced:
+            jax.block_until_ready(waiting)
+            advanced()
+        return state
+
+    def _of(self, *parts: str) -> dict:
+        return {part: self._params[part] for part in parts}
+
+    def _arrays(self, batch: list[_Job], loaded: list[images.Loaded]):
+        """The batch as arrays, each device's number of model calls, and the notes of each picture.
+
+        The last picture is repeated where there are fewer than the devices take.
+        """
         notes = [list(picture.notes) for picture in loaded]
         request = batch[0].request
         factor, channels = self.config.vae.factor, self.config.vae.latent_channels
@@ -231,9 +229,10 @@ class Pipeline:
         inputs, guidance, row_noise = jax.tree.map(lambda *rows: np.stack(rows), *columns, *columns[-1:] * missing)
         rows = sampler.stack([job.table for job in batch] + [batch[-1].table] * missing)
         # A device without a picture of its own makes no model call.
-        calls = [job.table.calls for job in batch] + [0] * missing
-        calls = np.asarray(calls, np.int32).reshape(-1, self.devices.per_device).max(1).repeat(self.devices.per_device)
-        return (inputs, rows, guidance, row_noise, calls), [tuple(sentences) for sentences in notes]
+        calls = np.array([job.table.calls for job in batch] + [0] * missing, np.int32)
+        calls = calls.reshape(-1, self.devices.per_device).max(axis=1, keepdims=True)
+        calls = np.broadcast_to(calls, (len(calls), self.devices.per_device))
+        return (inputs, rows, guidance, row_noise), calls, [tuple(sentences) for sentences in notes]
 
     def _tokenize(self, prompt: str | None, name: str, notes: list[str]) -> Prompt:
         """`None` is an absent prompt: zeros where the model was trained so, else the empty prompt."""
@@ -250,14 +249,20 @@ class Pipeline:
         return stack
 
     def _check(self, batch: list[_Job], finite: dict[str, jax.Array]) -> None:
-        for stage, flags in self.devices.join(finite).items():
-            for job, good in zip(batch, flags, strict=False):  # the padding doesn't count
+        joined = self.devices.join(finite)
+        for stage in ORDER:
+            for job, good in zip(batch, joined[stage], strict=False):  # the padding doesn't count
                 if not good:
                     raise NonFiniteError(
                         f"the {stage} gave values that are not finite for picture {job.index + 1} "
                         f"(seed {job.request.seed}, dtype {jnp.dtype(self.dtype).name}): "
                         "try dtype float32 or bfloat16, or a lower guidance_scale"
                     )
+
+
+def _cast(params, dtype):
+    """On the host, and only what needs it: on a device it would be a small program for every shape."""
+    return jax.tree.map(lambda leaf: leaf if leaf.dtype == dtype else np.asarray(leaf, dtype), params)
 
 
 def _draws(table: solvers.Table) -> np.ndarray:

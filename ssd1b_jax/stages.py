@@ -21,6 +21,9 @@ Tokens = Int[Array, "batch length"]
 Finite = Bool[Array, " batch"]
 
 
+ORDER = ("text encoders", "VAE encoder", "UNet", "VAE decoder")  # in which values can first be not finite
+
+
 class Prompt(NamedTuple):
     """Token ids for both encoders; `present` False stands for zeros in place of what they give."""
 

@@ -15,15 +15,15 @@ from ssd1b_jax.training.things import BACKGROUNDS, COLORS, NAMES, THINGS, captio
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A folder as `fetch` leaves it, with a drawing of its own shape and color for every thing."""
+    """A folder as `fetch` leaves it, with a drawing of its own three colors for every thing."""
     folder = tmp_path_factory.mktemp("npm")
     rng = np.random.default_rng(0)
     icons, chars, emoji = {}, {}, {}
     for i, name in enumerate(THINGS):
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in rng.uniform(4, 28, (5, 2)))
-        color = data.hex_color(rng.uniform(0, 255, 3))
+        left, right, middle = (data.hex_color(color) for color in rng.uniform(0, 255, (3, 3)))
         icons[f"icon-{i}"] = {
-            "body": f'<polygon points="{points}" fill="{color}"/><circle cx="16" cy="16" r="6" fill="{color}"/>'
+            "body": f'<path d="M4 4h12v24h-12z" fill="{left}"/><path d="M16 4h12v24h-12z" fill="{right}"/>'
+            f'<circle cx="16" cy="16" r="7" fill="{middle}"/>'
         }
         chars[f"{0x1F300 + i:x}"] = f"icon-{i}"
         emoji[chr(0x1F300 + i)] = {"name": name}
@@ -169,7 +169,7 @@ def test_every_network_learns(source, pictures, tmp_path):
     vae = autoencoder.train_autoencoder(model, pictures, tmp_path / "vae", recipe)
     assert falling(tmp_path / "vae")
     factor = denoiser.cache_latents(model, vae, pictures, tmp_path / "latents.npy", batch_size=64)
-    latents = np.load(tmp_path / "latents.npy")
+    latents = np.load(tmp_path / "latents.npy").astype(np.float32)
     assert latents.shape == (2 * len(THINGS), data.SIZE // 2, data.SIZE // 2, 4)
     assert latents.std() * factor == pytest.approx(1, rel=1e-2)
     text = denoiser.train_text(model, tokenizers, tmp_path / "text", dataclasses.replace(denoiser.TEXT_RECIPE, **quick))

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import jax
 
-from ssd1b_jax import checkpoint, config
-from ssd1b_jax.training import autoencoder, data, denoiser, vocabulary
+from ssd1b_jax import Pipeline, checkpoint, config, images
+from ssd1b_jax.devices import enable_compilation_cache
+from ssd1b_jax.training import autoencoder, data, denoiser, doodles, evaluate, vocabulary
 from ssd1b_jax.training.loop import Recipe, averaged
+from ssd1b_jax.training.things import THINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,34 @@ def export(work: Workspace, arguments) -> None:
     )
 
 
+def draw(work: Workspace, arguments) -> None:
+    arguments.target.mkdir(parents=True, exist_ok=True)
+    for name in doodles.DOODLES:
+        images.save(doodles.draw(name), arguments.target / f"{name}.png")
+
+
+def measure(work: Workspace, arguments) -> None:
+    enable_compilation_cache()
+    drawings = data.load_drawings(work / "npm")
+    model = checkpoint.load_model(arguments.model, dtype="float32")
+    pipe = Pipeline(model)
+    inputs = {name: doodles.draw(name) for name in doodles.DOODLES}
+    if arguments.photo:
+        inputs["photo"] = images.load(arguments.photo).pixels
+    target = arguments.target
+    target.mkdir(parents=True, exist_ok=True)
+    sheet = evaluate.sheet(evaluate.wishes(pipe, inputs), columns=4)
+    images.save(images.upscale(sheet, 2), target / "doodles.png")
+    images.save(evaluate.contact_sheet(pipe), target / "contact-sheet.png")
+    if (work / "denoiser" / "log.jsonl").exists():
+        evaluate.draw_curves({"VAE": work / "vae", "UNet and text encoders": work / "denoiser"}, target / "curves.png")
+    figures = {"VAE: PSNR in dB": round(evaluate.reconstruction(model, drawings), 2)}
+    figures |= evaluate.evaluate(pipe, drawings, arguments.things)
+    (target / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    for name, value in figures.items():
+        print(f"| {name} | {value} |")
+
+
 def _recipe(recipe: Recipe, arguments) -> Recipe:
     return recipe if arguments.steps is None else dataclasses.replace(recipe, steps=arguments.steps)
 
@@ -104,6 +134,15 @@ def main(argv: list[str] | None = None) -> int:
     ):
         trainer = command(name, function, help)
         trainer.add_argument("--steps", type=int, help=f"optimizer steps (default: {recipe.steps})")
+    drawer = command("doodles", draw, "draw the five doodles")
+    drawer.add_argument("target", type=Path, help="the folder for them")
+    judge = command("evaluate", measure, "measure a model, and draw its contact sheet and curves")
+    judge.add_argument("target", type=Path, help="the folder for figures.json and the sheets")
+    judge.add_argument("--model", default="emoji", help="emoji (default) or a model folder")
+    judge.add_argument("--photo", type=Path, help="a photograph to remake beside the doodles")
+    judge.add_argument(
+        "--things", type=int, default=len(THINGS), help=f"how many things to try (default: {len(THINGS)})"
+    )
     exporter = command("export", export, "write the averaged weights as a model folder")
     exporter.add_argument("target", type=Path, help="the folder to make")
     parser.add_argument(

@@ -170,7 +170,7 @@ def render(source: Path, target: Path, *, per_thing: int, scenes: int, seed: int
     for thing in range(len(THINGS)):
         colors = [color for color in range(len(COLORS)) if not is_held_out(thing, color)]
         pairs += [(thing, colors[i % len(colors)]) for i in range(per_thing)]
-    pairs = rng.permutation(pairs)
+    pairs = rng.permutation(pairs).tolist()
     count = len(pairs) + scenes
     pixels = open_memmap(target / "pixels.npy.part", "w+", np.uint8, (count, SIZE, SIZE, 3))
     for index, (thing, color) in enumerate(pairs):

@@ -24,7 +24,7 @@ from ssd1b_jax.training.loop import Recipe, train
 from ssd1b_jax.training.things import COLORS, THINGS, Caption, caption
 
 TEXT_RECIPE = Recipe(steps=150, batch_size=128, learning_rate=2e-3, adam_learning_rate=3e-3, warmup=50, ema_decay=0.9)
-RECIPE = Recipe(steps=3600, batch_size=64, learning_rate=4e-3, adam_learning_rate=2e-3, ema_decay=0.998)
+RECIPE = Recipe(steps=2150, batch_size=64, learning_rate=4e-3, adam_learning_rate=2e-3, cooldown=0.35, ema_decay=0.998)
 PROMPT_DROPOUT = 0.1
 MAX_WEIGHT = 16.0
 
@@ -73,7 +73,7 @@ def train_text(config: ModelConfig, tokenizers: Tokenizers, run: Path, recipe: R
     def batch(rng: np.random.Generator) -> dict:
         things = rng.integers(0, len(THINGS), recipe.batch_size)
         colors = rng.integers(0, len(COLORS), recipe.batch_size)
-        captions = [caption(rng, thing, color) for thing, color in zip(things, colors, strict=True)]
+        captions = [caption(rng, thing, color) for thing, color in zip(things.tolist(), colors.tolist(), strict=True)]
         # What a caption leaves out can't be read from it: the last class of each kind.
         things = np.where([said.says_thing for said in captions], things, len(THINGS))
         colors = np.where([said.says_color for said in captions], colors, len(COLORS))
@@ -132,7 +132,7 @@ def train_denoiser(
 
     def batch(rng: np.random.Generator) -> dict:
         chosen = np.sort(rng.choice(len(data), recipe.batch_size, replace=False))
-        captions = [caption(rng, thing, color) for thing, color in labels[chosen]]
+        captions = [caption(rng, thing, color) for thing, color in labels[chosen].tolist()]
         timesteps = (rng.random() + np.arange(recipe.batch_size) / recipe.batch_size) % 1.0  # stratified
         return dict(
             latents=data[chosen].astype(np.float32) * np.float32(config.vae.scaling_factor),

@@ -5,13 +5,19 @@ seeds, and asks of each which drawing it is nearest to and which color its backg
 """
 
 import itertools
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Float, UInt8
 
-from ssd1b_jax import Pipeline, Request, Result
+from ssd1b_jax import Pipeline, Request, Result, images
+from ssd1b_jax.checkpoint import Model
+from ssd1b_jax.models import abstract
 from ssd1b_jax.training import data
 from ssd1b_jax.training.things import BACKGROUNDS, COLORS, NAMES, THINGS, is_held_out, prompt, with_article
 
@@ -66,16 +72,16 @@ def _rim(pixels: Picture) -> Float[np.ndarray, "3"]:
     return np.median(pixels[mask], axis=0)
 
 
-def evaluate(pipe: Pipeline, drawings: data.Drawings, pictures: Path, count: int = len(THINGS)) -> dict[str, float]:
-    """All figures, in [0, 1] unless named dB; `count` things stand for all where time is short."""
+def evaluate(pipe: Pipeline, drawings: data.Drawings, count: int = len(THINGS)) -> dict[str, float]:
+    """Shares of pictures that are right, and mean distances; `count` things stand for all where time is short."""
     judge = Judge(drawings)
-    chosen = np.linspace(0, len(THINGS) - 1, count).round().astype(int)
+    chosen = np.linspace(0, len(THINGS) - 1, count).round().astype(int).tolist()
     rng = np.random.default_rng(12345)
     figures = {}
 
     # Prompts from a plain grey picture at full strength, a background seen and one never seen with the thing.
     grey = np.full((data.SIZE, data.SIZE, 3), 128, np.uint8)
-    seen = {thing: rng.choice([c for c in range(len(COLORS)) if not is_held_out(thing, c)]) for thing in chosen}
+    seen = {thing: int(rng.choice([c for c in range(len(COLORS)) if not is_held_out(thing, c)])) for thing in chosen}
     unseen = {thing: next(c for c in range(len(COLORS)) if is_held_out(thing, c)) for thing in chosen}
     for name, colors in (("seen pairs", seen), ("held-out pairs", unseen)):
         results = _make(pipe, (dict(image=grey, prompt=prompt(t, colors[t]), strength=1.0, seed=t) for t in chosen))
@@ -84,17 +90,17 @@ def evaluate(pipe: Pipeline, drawings: data.Drawings, pictures: Path, count: int
         figures[f"{name}: background"] = np.mean(right)
 
     # From a drawing of one thing to another: what the strength does.
-    targets = np.roll(chosen, 7 % count)
-    inputs = [data.render_thing(np.random.default_rng(int(t)), drawings, t, seen[t], False) for t in chosen]
+    targets = np.roll(chosen, 7 % count).tolist()
+    inputs = [data.render_thing(np.random.default_rng(t), drawings, t, seen[t], False) for t in chosen]
     for strength in STRENGTHS:
         jobs = (
-            dict(image=image, prompt=prompt(b, seen[a]), strength=strength, seed=int(a))
+            dict(image=image, prompt=prompt(b, seen[a]), strength=strength, seed=a)
             for image, a, b in zip(inputs, chosen, targets, strict=True)
         )
         results = _make(pipe, jobs)
         nearest = [judge.things(result.pixels)[0] for result in results]
-        figures[f"strength {strength}: still the input"] = np.mean(nearest == chosen)
-        figures[f"strength {strength}: is the prompt"] = np.mean(nearest == targets)
+        figures[f"strength {strength}: still the input"] = np.mean(np.equal(nearest, chosen))
+        figures[f"strength {strength}: is the prompt"] = np.mean(np.equal(nearest, targets))
         distances = [_distance(result.pixels, image) for result, image in zip(results, inputs, strict=True)]
         figures[f"strength {strength}: distance to the input"] = np.mean(distances)
 
@@ -117,12 +123,11 @@ def evaluate(pipe: Pipeline, drawings: data.Drawings, pictures: Path, count: int
         for seed in (0, 1000)
     ]
     figures["distance of two seeds"] = np.mean([_distance(a.pixels, b.pixels) for a, b in zip(*two, strict=True)])
-    figures["VAE: PSNR in dB"] = _reconstruction(pipe, drawings, rng)
     return {name: round(float(value), 4) for name, value in figures.items()}
 
 
 def _make(pipe: Pipeline, settings: Iterable[dict]) -> list[Result]:
-    return pipe.generate(Request(**{**each, "seed": int(each["seed"])}) for each in settings)
+    return pipe.generate(Request(**each) for each in settings)
 
 
 def _identity(judge: Judge, results: list[Result], things) -> dict[str, float]:
@@ -135,14 +140,22 @@ def _distance(a: Picture, b: Picture) -> float:
     return float(np.sqrt(np.square((a.astype(float) - b) / 255).mean()))
 
 
-def _reconstruction(pipe: Pipeline, drawings: data.Drawings, rng, count: int = 128) -> float:
-    """Mean PSNR of fresh training-style pictures through encoder, posterior and decoder."""
-    values = []
+def reconstruction(model: Model, drawings: data.Drawings, count: int = 128) -> float:
+    """Mean PSNR in dB of fresh training-style pictures through encoder, posterior mean and decoder."""
+    graphdef, _ = abstract("vae", model.config)
+
+    @jax.jit
+    def squared_error(params, image):
+        vae = nnx.merge(graphdef, params)
+        return jnp.square((jnp.clip(vae.decode(vae.encode(image).mean), -1, 1) - image) / 2).mean()
+
+    rng = np.random.default_rng(54321)
+    errors = []
     for _ in range(count):
-        thing, color = rng.integers(len(THINGS)), rng.integers(len(COLORS))
-        pixels = data.render_thing(rng, drawings, thing, color, False)
-        values.append(-20 * np.log10(_distance(pipe.reconstruct(pixels), pixels)))
-    return np.mean(values)
+        thing, color = int(rng.integers(len(THINGS))), int(rng.integers(len(COLORS)))
+        image = images.to_model(data.render_thing(rng, drawings, thing, color, False))
+        errors.append(squared_error(model.params["vae"], image[None]))
+    return float(-10 * np.log10(errors).mean())
 
 
 def contact_sheet(pipe: Pipeline, seed: int = 0) -> Picture:
@@ -155,6 +168,35 @@ def contact_sheet(pipe: Pipeline, seed: int = 0) -> Picture:
     return sheet([result.pixels for result in results], columns=12)
 
 
+# What the doodles, in their order, and last a photograph are to become.
+WISHES = {
+    "face": ("a smiling face on a blue background", "a lion on a green background", "a pumpkin on a black background"),
+    "house": (
+        "a house on a blue background",
+        "a castle on a purple background",
+        "a birthday cake on a pink background",
+    ),
+    "tree": ("a tree on a yellow background", "a mushroom on a blue background", "a palm tree on an orange background"),
+    "fish": ("a fish on a blue background", "a whale on a white background", "a rocket on a black background"),
+    "apple": (
+        "a red apple on a white background",
+        "a strawberry on a green background",
+        "a red heart on a pink background",
+    ),
+    "photo": ("a cat on a blue background", "a panda on a yellow background", "a robot on a purple background"),
+}
+
+
+def wishes(pipe: Pipeline, inputs: dict[str, Picture], strength: float = 0.8, seed: int = 7) -> list[Picture]:
+    """A row for each input: itself at the model's size, then what its three prompts make of it."""
+    pictures = []
+    for name, pixels in inputs.items():
+        pictures.append(images.resize(pixels, data.SIZE, data.SIZE))
+        results = _make(pipe, (dict(image=pixels, prompt=text, strength=strength, seed=seed) for text in WISHES[name]))
+        pictures += [result.pixels for result in results]
+    return pictures
+
+
 def sheet(pictures: list[Picture], columns: int, gap: int = 2) -> Picture:
     """Pictures of one size on a white sheet, row by row."""
     height, width, _ = pictures[0].shape
@@ -164,3 +206,16 @@ def sheet(pictures: list[Picture], columns: int, gap: int = 2) -> Picture:
         y, x = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
         page[y : y + height, x : x + width] = pixels
     return page
+
+
+def draw_curves(runs: dict[str, Path], target: Path) -> None:
+    """The loss of each run against the pictures it has seen, from the runs' logs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(runs), 3.2), layout="constrained")
+    for axes, (name, run) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
+        reports = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        axes.plot([report["pictures"] for report in reports], [report["loss"] for report in reports], linewidth=1)
+        axes.set(title=name, xlabel="pictures seen", ylabel="loss", yscale="log")
+        axes.grid(True, alpha=0.3)
+    figure.savefig(target, dpi=100)

@@ -1,0 +1,55 @@
+"""The embedded model, as it is shipped."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from ssd1b_jax import Pipeline, config
+from ssd1b_jax.checkpoint import EMBEDDED, load_model, verify
+from ssd1b_jax.training import doodles
+from ssd1b_jax.training.things import BACKGROUNDS, COLORS
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return Pipeline(load_model("emoji", dtype="float32"), devices=jax.devices()[:1])
+
+
+def test_it_is_what_its_preset_says_and_small():
+    manifest = verify("emoji")
+    assert manifest.config == config.emoji()
+    assert manifest.dtype == "float16" and manifest.licence == "Apache-2.0"
+    assert sum(path.stat().st_size for path in EMBEDDED["emoji"].rglob("*") if path.is_file()) <= 24e6
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(load_model("emoji").params))
+    assert 5e6 <= count <= 15e6
+
+
+def test_its_topology_is_ssd_1bs():
+    ours, theirs = config.emoji().unet, config.ssd_1b().unet
+    assert len(ours.block_out_channels) == len(theirs.block_out_channels)
+    for name in ("down_depths", "up_depths"):
+        pairs = zip(getattr(ours, name), getattr(theirs, name), strict=True)
+        assert all([bool(a) for a in row] == [bool(b) for b in other] for row, other in pairs)
+    assert ours.mid_depth == theirs.mid_depth == 0
+    assert config.emoji().schedule == config.ssd_1b().schedule
+
+
+@pytest.mark.slow
+def test_it_paints_the_background_that_was_asked_for(pipe):
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    for color in ("red", "blue", "yellow", "white"):
+        pixels = pipe(image=grey, prompt=f"a tree on a {color} background", strength=1.0, seed=1).pixels
+        corner = np.median(pixels[:4, :4].reshape(-1, 3), axis=0)
+        assert COLORS[np.abs(np.array(list(BACKGROUNDS.values())) - corner).sum(1).argmin()] == color
+
+
+@pytest.mark.slow
+def test_strength_moves_away_from_the_doodle(pipe):
+    image = doodles.draw("fish", 64)
+    distances = [
+        np.square(pipe(image=image, prompt="a red heart", strength=s, seed=1).pixels / 255.0 - image / 255.0).mean()
+        for s in (0.1, 0.5, 0.9)
+    ]
+    assert distances == sorted(distances) and distances[-1] > 4 * distances[0]
