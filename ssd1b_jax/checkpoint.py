@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,9 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A loaded model folder; `params` has a pure dict of arrays for each part, in `dtype`."""
+    """A loaded model folder; `params` has a pure dict of arrays for each part."""
 
     manifest: Manifest
-    dtype: np.dtype
     params: dict[str, dict]
 
     @property
@@ -89,21 +89,23 @@ def save_model(
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ModelError(f"{folder} exists and is not an empty folder: choose another target or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
-        partial.mkdir()
+        partial.chmod(0o755)
         for name in TOKENIZERS:
             _copy_tokenizer(tokenizers / name, partial / name)
         for part in PARTS:
             save_tree(partial / part, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, dtype)), params[part]))
         about = dict(format=FORMAT, source=source, revision=revision, licence=licence, dtype=dtype)
         listed = {name: _fingerprint(partial / name) for name in _part_files(partial)}
-        manifest = json.dumps(about | dict(config=config.to_dict(), files=listed), indent=1)
+        said = about | dict(config=config.to_dict(), files=listed)
+        manifest = json.dumps(said | dict(sha256=_digest(said)), indent=1)
         (partial / "model.json").write_text(manifest + "\n", encoding="utf-8")
-        _sync(partial)
+        _sync([*partial.rglob("*"), partial])
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
+        _sync([folder.parent])
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read_manifest(folder)
@@ -112,17 +114,20 @@ def save_model(
 def load_model(model: str | Path, *, dtype=None, sharding: jax.sharding.Sharding | None = None) -> Model:
     """Verify the model folder, or the embedded model of that name, and load its weights.
 
-    They are cast to `dtype`, by default the one they are stored in, and placed by `sharding`.
+    They are cast to `dtype`, one for all parts or a mapping with one for each, by default the one
+    they are stored in, and placed by `sharding`.
     """
     manifest = verify(model)
-    dtype = jnp.dtype(manifest.dtype if dtype is None else dtype)
+    dtype = manifest.dtype if dtype is None else dtype
+    dtypes = {part: jnp.dtype(dtype[part] if isinstance(dtype, Mapping) else dtype) for part in PARTS}
     params = {}
-    for part, shapes in abstract_params(manifest.config, dtype).items():
+    for part, part_dtype in dtypes.items():
+        _, shapes = abstract(part, manifest.config, part_dtype)
         try:
             params[part] = load_tree(manifest.folder / part, shapes, sharding)
         except ValueError as error:
             raise ModelError(f"{manifest.folder / part} does not hold what model.json describes: {AGAIN}") from error
-    return Model(manifest=manifest, dtype=dtype, params=params)
+    return Model(manifest=manifest, params=params)
 
 
 def verify(model: str | Path) -> Manifest:
@@ -154,10 +159,14 @@ def read_manifest(model: str | Path) -> Manifest:
         config = ModelConfig.from_dict(data["config"])
         about = {key: data[key] for key in ("dtype", "source", "revision", "licence")}
         files = {name: dict(size=entry["size"], sha256=entry["sha256"]) for name, entry in data["files"].items()}
+    except ModelError:
+        raise
     except ConfigError as error:
         raise ModelError(f"{path}: {error}: {AGAIN}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ModelError(f"{path} is not a readable manifest of a model: {AGAIN}") from error
+    if _digest({key: value for key, value in data.items() if key != "sha256"}) != data.get("sha256"):
+        raise ModelError(f"{path} is damaged (its sha256 is wrong): {AGAIN}")
     if about["dtype"] not in DTYPES:
         raise ModelError(f"{path}: dtype must be one of {', '.join(DTYPES)}, got {about['dtype']!r}: {AGAIN}")
     return Manifest(folder=folder, config=config, files=files, **about)
@@ -210,8 +219,13 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return dict(size=os.fstat(file.fileno()).st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
+def _digest(said: Mapping[str, Any]) -> str:
+    """Of what a manifest says: sha256 of it as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(paths: Iterable[Path]) -> None:
+    for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

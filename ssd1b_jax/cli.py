@@ -1,17 +1,17 @@
 """The `ssd1b` command: arguments to Requests, Results to files.
 
-Exit codes: 0 done, 1 a picture failed, 2 bad input or weights, 3 disk, 70 device.
+Exit codes: 0 done, 1 a picture failed, 2 bad input or weights, 3 disk, 70 device, 130 interrupted.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from ssd1b_jax import __version__, images
 
-DONE, FAILED, BAD_INPUT, DISK, DEVICE = 0, 1, 2, 3, 70
+DONE, FAILED, BAD_INPUT, DISK, DEVICE, INTERRUPTED = 0, 1, 2, 3, 70, 130
+MAX_UPSCALE = 8
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,28 +19,32 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
     try:
         return arguments.command(arguments)
-    except (images.SaveError, OSError) as error:
+    except images.SaveError as error:
         return _fail(error, DISK)
-    except ValueError as error:
-        return _fail(error, BAD_INPUT)
+    except (RuntimeError, MemoryError) as error:
+        return _fail(f"the device failed: {_first_line(error)}", DEVICE)
     except ArithmeticError as error:
         return _fail(error, FAILED)
-    except RuntimeError as error:
-        return _fail(f"the device failed: {str(error).splitlines()[0]}", DEVICE)
+    except (ValueError, OSError) as error:
+        return _fail(error, BAD_INPUT)
     except KeyboardInterrupt:
-        return _fail("interrupted, nothing was written", 130)
+        return _fail("interrupted", INTERRUPTED)
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {_first_line(error)}", file=sys.stderr)
     return code
+
+
+def _first_line(error: object) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ssd1b",
         description="Remake a picture after a prompt with SSD-1B, in JAX.",
-        epilog="Exit codes: 0 done, 1 a picture failed, 2 bad input or weights, 3 disk, 70 device.",
+        epilog="Exit codes: 0 done, 1 a picture failed, 2 bad input or weights, 3 disk, 70 device, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"ssd1b_jax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -98,24 +102,31 @@ _SETTINGS = (
 
 
 def _img2img(arguments: argparse.Namespace) -> int:
-    if arguments.upscale < 1:
-        raise ValueError(f"upscale must be a whole number from 1, got {arguments.upscale}")
-    if arguments.output is not None:
-        images.check_writable(arguments.output)
-    images.load(arguments.image)  # a picture that can't be read shall not wait for the model
+    # All that can be wrong is found before the weights are read.
+    if not 1 <= arguments.upscale <= MAX_UPSCALE:
+        raise ValueError(f"upscale must be a whole number from 1 to {MAX_UPSCALE}, got {arguments.upscale}")
+    images.check_writable(_output_path(arguments, seed=0))
+    images.load(arguments.image)
+
+    from ssd1b_jax.checkpoint import read_manifest
+    from ssd1b_jax.request import Request, repeat
+
+    settings = {name: getattr(arguments, name) for name in _SETTINGS if getattr(arguments, name) is not None}
+    request = Request(**settings).resolve(read_manifest(arguments.model).config)
+    requests = repeat(request, arguments.num_images)
 
     from ssd1b_jax.pipeline import Pipeline
 
     pipe = Pipeline.from_pretrained(arguments.model, dtype=arguments.dtype)
-    settings = {name: getattr(arguments, name) for name in _SETTINGS if getattr(arguments, name) is not None}
-    with _progress_bar(arguments.quiet) as advance:
-        results = pipe(**settings, num_images=arguments.num_images, on_progress=advance)
-    for result in results if isinstance(results, list) else [results]:
-        path = _output_path(arguments, result.seed)
-        result.save(path, upscale=arguments.upscale)
-        for note in result.notes:
-            print(f"note: {note}", file=sys.stderr)
-        print(f"{path}: {describe(result)}")
+    notes = set()
+    with _progress_bar(arguments.quiet) as bar:
+        for _, result in pipe.stream(requests, on_progress=bar.advance):
+            path = _output_path(arguments, result.seed)
+            result.save(path, upscale=arguments.upscale)
+            for note in {*result.notes} - notes:
+                bar.write(f"note: {note}", sys.stderr)
+            notes |= {*result.notes}
+            bar.write(f"{path}: {describe(result)}", sys.stdout)
     return DONE
 
 
@@ -142,20 +153,24 @@ class _progress_bar:
     """A bar over model calls, on standard error where that is a terminal."""
 
     def __init__(self, quiet: bool):
-        self.quiet = quiet
-
-    def __enter__(self) -> Callable:
         from tqdm import tqdm
 
-        self.bar = tqdm(unit="step", leave=False, disable=True if self.quiet else None)
-        return self.advance
+        self.bar = tqdm(unit="step", leave=False, disable=True if quiet else None)
+
+    def __enter__(self) -> "_progress_bar":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.bar.close()
 
     def advance(self, progress) -> None:
         self.bar.total = progress.calls
         self.bar.update(progress.calls_done - self.bar.n)
 
-    def __exit__(self, *exception) -> None:
-        self.bar.close()
+    def write(self, line: str, stream) -> None:
+        """Print a line without tearing the bar."""
+        self.bar.clear()
+        print(line, file=stream)
 
 
 def _add_info(commands) -> None:

@@ -16,6 +16,7 @@ import io
 import math
 import os
 import secrets
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ from PIL.PngImagePlugin import PngInfo
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 Resized = UInt8[np.ndarray, "new_height new_width 3"]
-Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+Source = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; above it Pillow itself suspects a decompression bomb
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO")  # none runs a program
@@ -83,10 +84,12 @@ def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
 def _decoding(name: str) -> Iterator[None]:
     """Puts every failure into an ImageError's sentence; damaged files make Pillow raise nearly anything."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of damaged metadata and large pictures
+            yield
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a picture in a known format ({', '.join(FORMATS)})") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: {_TOO_LARGE}") from error
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error.__cause__

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssd1b_jax import images, noise, sampler, solvers
-from ssd1b_jax.checkpoint import Model, load_model
+from ssd1b_jax.checkpoint import DTYPES, Model, load_model, read_manifest
 from ssd1b_jax.devices import Devices, enable_compilation_cache
-from ssd1b_jax.request import Request, RequestError, Result
-from ssd1b_jax.stages import ORDER, Guidance, Inputs, KeyNoise, Prompt, StackedNoise, Stages
+from ssd1b_jax.request import Request, RequestError, Result, repeat
+from ssd1b_jax.stages import ORDER, Guidance, Inputs, KeyNoise, Prompt, StackedNoise, Stages, part_dtypes
 from ssd1b_jax.tokenizer import PromptTokenizer
 
-DTYPES = ("float32", "bfloat16", "float16")
+STACK = 64  # rows of host-made noise at least, so that few programs serve all step counts
 
 
 class NonFiniteError(ArithmeticError):
@@ -64,18 +64,16 @@ class Pipeline:
     def __init__(self, model: Model, *, devices: Sequence[jax.Device] | None = None, per_device: int = 1):
         self.config = model.config
         self.devices = Devices(devices, per_device)
-        self.dtype = model.dtype
         length = min(
             self.config.text_encoder.max_position_embeddings, self.config.text_encoder_2.max_position_embeddings
         )
         self._tokenizers = [
             PromptTokenizer.from_folder(model.folder / name, length=length) for name in ("tokenizer", "tokenizer_2")
         ]
-        stages = Stages(self.config, self.dtype)
-        self._params = {
-            part: jax.device_put(_cast(model.params[part], dtype), self.devices.replicated)
-            for part, dtype in stages.dtypes.items()
-        }
+        # What each part was loaded in is what it computes in.
+        stages = Stages(self.config, {part: jax.tree.leaves(tree)[0].dtype for part, tree in model.params.items()})
+        self.dtype = stages.dtypes["unet"]
+        self._params = jax.device_put(model.params, self.devices.replicated)
         self._prepare = self.devices.map(stages.prepare, batches=2)
         self._advance = self.devices.map(stages.advance, batches=7, donate=(1,))
         self._decode = self.devices.map(stages.decode, batches=1)
@@ -100,17 +98,15 @@ class Pipeline:
             dtype = "float32" if platform == "cpu" else "bfloat16"
         if dtype not in DTYPES:
             raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        placed = load_model(model, dtype=jnp.dtype(dtype), sharding=Devices(devices).replicated)
+        dtypes = part_dtypes(read_manifest(model).config, jnp.dtype(dtype))
+        placed = load_model(model, dtype=dtypes, sharding=Devices(devices).replicated)
         return cls(placed, devices=devices, per_device=per_device)
 
     def __call__(
         self, *, num_images: int = 1, on_progress: Callable[[Progress], None] | None = None, **settings
     ) -> Result | list[Result]:
         """Make one picture from a Request's fields, or a list of `num_images` with successive seeds."""
-        if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
-            raise RequestError(f"num_images must be a whole number from 1, got {num_images!r}")
-        request = Request(**settings).resolve(self.config)
-        requests = [dataclasses.replace(request, seed=(request.seed + i) % 2**64) for i in range(num_images)]
+        requests = repeat(Request(**settings).resolve(self.config), num_images)
         results = self.generate(requests, on_progress=on_progress)
         return results[0] if num_images == 1 else results
 
@@ -119,36 +115,43 @@ class Pipeline:
     ) -> list[Result]:
         """Make every picture asked for, in any mixture of settings and sizes; results in order.
 
-        `on_progress` is called after every model call of a batch. Every request is checked before
-        anything runs: RequestError. A picture that can't be read is an ImageError, a network's
-        output that is not finite a NonFiniteError.
+        `on_progress` is called after every model call of a batch, and after every batch. Every
+        request is checked before anything runs: RequestError. A picture that can't be read is an
+        ImageError, a network's output that is not finite a NonFiniteError.
         """
+        results = dict(self.stream(requests, on_progress=on_progress))
+        return [results[index] for index in range(len(results))]
+
+    def stream(
+        self, requests: Iterable[Request], *, on_progress: Callable[[Progress], None] | None = None
+    ) -> Iterator[tuple[int, Result]]:
+        """As `generate`, but each picture as soon as its batch is done, with its index among the requests."""
         jobs = [self._plan(index, request) for index, request in enumerate(requests)]
         batches = self._batches(jobs)
         calls = sum(max(job.table.calls for job in batch) for batch in batches)
         progress = Progress(0, calls, 0, len(jobs))
-        results: dict[int, Result] = {}
 
-        def advanced():
+        def report(**done: int) -> None:
             nonlocal progress
-            progress = dataclasses.replace(progress, calls_done=progress.calls_done + 1)
-            on_progress(progress)
-
-        for batch in batches:
-            results |= self._run(batch, on_progress and advanced)
-            progress = dataclasses.replace(progress, pictures_done=len(results))
+            progress = dataclasses.replace(progress, **done)
             if on_progress:
                 on_progress(progress)
-        return [results[index] for index in range(len(jobs))]
+
+        def advanced() -> None:
+            report(calls_done=progress.calls_done + 1)
+
+        for batch in batches:
+            results = self._run(batch, advanced if on_progress else None)
+            report(pictures_done=progress.pictures_done + len(batch))
+            yield from results.items()
 
     def _plan(self, index: int, request: Request) -> _Job:
         request = request.resolve(self.config)
         table = solvers.build(
             request.scheduler, self.config.schedule, request.num_inference_steps, request.strength, request.exact_steps
         )
-        # A power of two of rows, so that few programs serve all step counts.
         stacked = request.noise != "jax" and _draws(table).any()
-        rows = 1 << (table.calls - 1).bit_length() if stacked else 0
+        rows = max(STACK, 1 << (table.calls - 1).bit_length()) if stacked else 0
         return _Job(
             index=index,
             request=request,
@@ -237,8 +240,9 @@ class Pipeline:
     def _tokenize(self, prompt: str | None, name: str, notes: list[str]) -> Prompt:
         """`None` is an absent prompt: zeros where the model was trained so, else the empty prompt."""
         first, second = (tokenizer(prompt or "") for tokenizer in self._tokenizers)
-        if first.dropped:
-            notes.append(f"the {name} is too long for the model, this was left out: {first.dropped!r}")
+        dropped = max(first.dropped, second.dropped, key=len)
+        if dropped:
+            notes.append(f"the {name} is too long for the model, this was left out: {dropped!r}")
         present = prompt is not None or not self.config.force_zeros_for_empty_prompt
         return Prompt(first.ids, second.ids, np.bool_(present))
 
@@ -258,11 +262,6 @@ class Pipeline:
                         f"(seed {job.request.seed}, dtype {jnp.dtype(self.dtype).name}): "
                         "try dtype float32 or bfloat16, or a lower guidance_scale"
                     )
-
-
-def _cast(params, dtype):
-    """On the host, and only what needs it: on a device it would be a small program for every shape."""
-    return jax.tree.map(lambda leaf: leaf if leaf.dtype == dtype else np.asarray(leaf, dtype), params)
 
 
 def _draws(table: solvers.Table) -> np.ndarray:

@@ -37,8 +37,10 @@ def _read(reader: Callable[[dict[str, Any]], Any], path: Path) -> Any:
     data = _load(path)
     try:
         return reader(data)
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path} lacks a key or has one of the wrong type: {error}") from error
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError, AttributeError) as error:
+        raise ConfigError(f"{path} lacks a key or has one of the wrong kind: {error}") from error
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -76,6 +78,11 @@ def _read_unet(data: Mapping[str, Any]) -> UNetConfig:
             norm_eps=1e-5,
             resnet_time_scale_shift="default",
             time_embedding_type="positional",
+            downsample_padding=1,
+            center_input_sample=False,
+            only_cross_attention=False,
+            dual_cross_attention=False,
+            conv_out_kernel=3,
         ),
     )
     channels = tuple(data["block_out_channels"])

@@ -14,6 +14,7 @@ from ssd1b_jax.schedule import noise_levels
 from ssd1b_jax.solvers import SAMPLERS
 
 MAX_SIDE = 4096
+MAX_AREA = 4  # times the model's own; beyond, attention needs more memory than there is
 MAX_GUIDANCE = 100.0
 
 
@@ -22,7 +23,7 @@ class RequestError(ValueError):
 
 
 @no_type_check  # of values, at run time: `resolve` does that, in sentences
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """One picture to make. None means the model's own default, or for `seed` a drawn one.
 
@@ -75,7 +76,8 @@ class Request:
 
     @property
     def guided(self) -> bool:
-        return self.guidance_scale is not None and self.guidance_scale > 1
+        """Whether a resolved request uses guidance."""
+        return self.guidance_scale > 1
 
     def _checked(self, name: str) -> Any:
         """The field as a plain Python value of its kind, in its range."""
@@ -86,7 +88,10 @@ class Request:
         whole_float = kind is int and isinstance(value, float) and value.is_integer()
         if isinstance(value, bool) or not (isinstance(value, (int, kind)) or whole_float):
             raise RequestError(f"{name} must be {allowed}, got {value!r}")
-        value = kind(value)
+        try:
+            value = kind(value)
+        except OverflowError:
+            value = float("inf")
         if not low <= value <= high:  # false for NaN too
             raise RequestError(f"{name} must be {allowed}, got {value}")
         return value
@@ -94,8 +99,13 @@ class Request:
     def _check_choices(self) -> None:
         choices = dict(scheduler=tuple(SAMPLERS), resize_mode=images.RESIZE_MODES, noise=noise.KINDS)
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise RequestError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in allowed:
+                raise RequestError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        if not isinstance(self.image, images.Source):
+            raise RequestError(
+                f"image must be a path, bytes, a Pillow image or an array, got {type(self.image).__name__}"
+            )
         if not isinstance(self.prompt, str):
             raise RequestError(f"prompt must be text, got {type(self.prompt).__name__}")
         if not isinstance(self.negative_prompt, str | None):
@@ -111,6 +121,19 @@ class Request:
                 down, up = value // multiple * multiple, -(-value // multiple) * multiple
                 near = f"{down} or {up}" if down else up
                 raise RequestError(f"{name} must be a multiple of {multiple}, got {value}: try {near}")
+        most = MAX_AREA * config.defaults.width * config.defaults.height
+        if self.width * self.height > most:
+            raise RequestError(
+                f"width x height must be at most {MAX_AREA} times the model's own size, {most} pixels, "
+                f"got {self.width} x {self.height}"
+            )
+
+
+def repeat(request: Request, count: int) -> list[Request]:
+    """`count` copies of a resolved request with successive seeds, from its own."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise RequestError(f"num_images must be a whole number from 1, got {count!r}")
+    return [dataclasses.replace(request, seed=(request.seed + i) % 2**64) for i in range(count)]
 
 
 _KINDS: Mapping[str, tuple[type, float, float, str]] = {
@@ -124,12 +147,13 @@ _KINDS: Mapping[str, tuple[type, float, float, str]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """A picture, and the resolved request that made it.
 
     `pixels` is uint8 (height, width, 3); `steps_run` counts the steps that ran, fewer than asked
-    where strength is below 1; `notes` are sentences for the user about what was dropped or cut.
+    where strength is below 1; `seconds` is its share of its batch's wall time, compilation
+    included; `notes` are sentences for the user about what was dropped or cut.
     """
 
     pixels: np.ndarray

@@ -5,6 +5,8 @@ sampling loop, `decode` makes pixels. Each says of every picture whether its val
 a NaN cast to a pixel would be black. All take the pictures of one device, `batch` of them.
 """
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -67,20 +69,37 @@ class StackedNoise(NamedTuple):
     rows: Float[Array, "batch calls height width channels"]
 
 
-class Stages:
-    """The stages of one model; `dtype` is that of its networks. The VAE of a model that overflows
-    in float16 (`force_upcast`) runs in float32 there."""
+def part_dtypes(config: ModelConfig, dtype) -> dict[str, jnp.dtype]:
+    """What each part computes in: a VAE that overflows in float16 (`force_upcast`) in float32 there."""
+    dtypes = dict.fromkeys(PARTS, jnp.dtype(dtype))
+    if dtype == jnp.float16 and config.vae.force_upcast:
+        dtypes["vae"] = jnp.dtype(jnp.float32)
+    return dtypes
 
-    def __init__(self, config: ModelConfig, dtype):
+
+def _exact(stage: Callable) -> Callable:
+    """Trace a stage so that float32 means float32: TPUs, and GPUs with TF32, would round its products."""
+
+    @functools.wraps(stage)
+    def traced(*arguments):
+        with jax.default_matmul_precision("highest"):
+            return stage(*arguments)
+
+    return traced
+
+
+class Stages:
+    """The stages of one model, whose parts compute in `dtypes`."""
+
+    def __init__(self, config: ModelConfig, dtypes: Mapping[str, jnp.dtype]):
         self.config = config
-        self.dtypes = dict.fromkeys(PARTS, jnp.dtype(dtype))
-        if dtype == jnp.float16 and config.vae.force_upcast:
-            self.dtypes["vae"] = jnp.dtype(jnp.float32)
+        self.dtypes = dtypes
         self._graphdefs = {part: abstract(part, config, dtype)[0] for part, dtype in self.dtypes.items()}
 
     def _network(self, part: str, params):
         return nnx.merge(self._graphdefs[part], params[part])
 
+    @_exact
     def prepare(
         self, params, inputs: Inputs, rows: sampler.Rows
     ) -> tuple[sampler.State, Conditioning, dict[str, Finite]]:
@@ -105,6 +124,7 @@ class Stages:
             jnp.where(prompt.present[:, None], second.pooled, 0),
         )
 
+    @_exact
     def advance(
         self,
         params,
@@ -139,6 +159,7 @@ class Stages:
 
         return sampler.sample(denoise, state, rows, start[0], stop[0], draw), stop
 
+    @_exact
     def decode(
         self, params, latents: Latents
     ) -> tuple[UInt8[Array, "batch image_height image_width 3"], dict[str, Finite]]:

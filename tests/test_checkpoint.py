@@ -63,8 +63,8 @@ def folder(saved, tmp_path):
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
 def test_load_gives_what_was_saved(saved, dtype):
     model = load_model(saved, dtype=dtype)
-    assert model.dtype == jnp.dtype(dtype or "float16")
-    expected = jax.tree.map(lambda x: x.astype(np.float16).astype(model.dtype), random_params())
+    wanted = jnp.dtype(dtype or "float16")
+    expected = jax.tree.map(lambda x: x.astype(np.float16).astype(wanted), random_params())
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), model.params, expected)
     assert model.config == TINY
     about = model.manifest
@@ -99,8 +99,20 @@ def test_every_file_is_verified(folder):
 
 
 def change(folder, **changes):
+    """Change what a manifest says, with a sha256 that agrees."""
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    said = json.loads(path.read_text()) | changes
+    said["sha256"] = checkpoint._digest({key: value for key, value in said.items() if key != "sha256"})
+    path.write_text(json.dumps(said))
+
+
+def test_one_digit_of_the_manifest_counts(folder):
+    path = folder / "model.json"
+    said = path.read_text()
+    assert said.count('"beta_end": 0.012') == 1
+    path.write_text(said.replace('"beta_end": 0.012', '"beta_end": 0.013'))
+    with pytest.raises(ModelError, match="model.json is damaged .its sha256 is wrong"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_dropped_part_of_the_picture_is_noted(capsys, tiny_folder, here):
             3,
             "nowhere/out.png: cannot be saved: its folder does not exist",
         ),
-        (["in.png", "a cat", "--upscale", "0"], 2, "upscale must be a whole number from 1, got 0"),
+        (["in.png", "a cat", "--upscale", "0"], 2, "upscale must be a whole number from 1 to 8, got 0"),
     ],
 )
 def test_bad_input_is_told_before_a_model_is_loaded(capsys, no_model, here, arguments, code, sentence):
@@ -95,7 +95,9 @@ def test_bad_input_is_told_before_a_model_is_loaded(capsys, no_model, here, argu
         (["--num-images", "0"], "num_images must be a whole number from 1, got 0"),
     ],
 )
-def test_settings_out_of_range_are_told_in_a_sentence(capsys, tiny_folder, here, arguments, sentence):
+def test_settings_out_of_range_are_told_before_the_weights_are_read(
+    capsys, no_model, tiny_folder, here, arguments, sentence
+):
     got, out, err = run(capsys, "img2img", "in.png", "a cat", "--model", tiny_folder, *arguments)
     assert (got, out) == (2, "")
     assert err.startswith(f"error: {sentence}") and err.count("\n") == 1
@@ -120,7 +122,7 @@ def test_a_device_that_fails_has_its_own_code(capsys, tiny_folder, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand a trace")
 
-    monkeypatch.setattr(pipeline.Pipeline, "generate", fail)
+    monkeypatch.setattr(pipeline.Pipeline, "stream", fail)
     code, _, err = run(capsys, "img2img", "in.png", "a cat", "--model", tiny_folder)
     assert code == 70 and err == "error: the device failed: RESOURCE_EXHAUSTED: out of memory\n"
 

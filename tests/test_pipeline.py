@@ -137,6 +137,11 @@ def test_nothing_is_compiled_after_the_first_picture(tiny_model, compilations):
         assert not np.array_equal(after.pixels, before.pixels), f"{change} changed nothing"
     pipe.generate([first], on_progress=lambda progress: None)
     assert compilations == []
+    drawn = dataclasses.replace(first, scheduler="euler_a", noise="torch")  # a program of its own, once
+    pipe.generate([drawn])
+    compilations.clear()
+    pipe.generate([dataclasses.replace(drawn, num_inference_steps=n, noise="nv") for n in (3, 9, 30, 60)])
+    assert compilations == []
 
 
 def test_progress_counts_every_call_and_changes_no_pixel(tiny_pipe, on_one_device):

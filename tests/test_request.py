@@ -22,7 +22,7 @@ def test_defaults_come_from_the_model():
 
 def test_a_resolved_request_resolves_to_itself():
     request = Request(image="x.png", prompt="a cat").resolve(CONFIG)
-    assert request.resolve(CONFIG) == request
+    assert dataclasses.asdict(request.resolve(CONFIG)) == dataclasses.asdict(request)
     assert isinstance(request.seed, int)
 
 
@@ -51,6 +51,13 @@ def test_numbers_become_plain_python():
         (dict(guidance_rescale=-0.1), "guidance_rescale must be in [0, 1], got -0.1"),
         (dict(seed=-1), "seed must be a whole number from 0 to 2**64 - 1, got -1"),
         (dict(seed=2**64), f"seed must be a whole number from 0 to 2**64 - 1, got {2**64}"),
+        (dict(guidance_scale=10**400), "guidance_scale must be from 1 (off) to 100, got inf"),
+        (
+            dict(width=72, height=64),
+            "width x height must be at most 4 times the model's own size, 4096 pixels, got 72 x 64",
+        ),
+        (dict(image=None), "image must be a path, bytes, a Pillow image or an array, got NoneType"),
+        (dict(scheduler=np.zeros(2)), "scheduler must be one of euler, "),
         (dict(width=30), "width must be a multiple of 8, got 30: try 24 or 32"),
         (dict(height=3), "height must be a multiple of 8, got 3: try 8"),
         (dict(height=0), "height must be a whole number up to 4096, got 0"),

@@ -164,7 +164,7 @@ def test_guidance_without_rescale_is_plain_bit_for_bit():
 
 
 def test_guidance_rescale_is_that_of_diffusers():
-    import torch
+    torch = pytest.importorskip("torch")
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img import rescale_noise_cfg
 
     uncond, cond, scale = normal(0, 2), normal(1, 2), jnp.array([7.5, 1.5])

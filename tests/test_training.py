@@ -133,8 +133,9 @@ def test_a_run_that_was_killed_ends_where_it_would_have(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     jax.tree.map(np.testing.assert_array_equal, loop.averaged(tmp_path / "killed", params), whole)
     assert np.abs(whole["layer"]["kernel"]).max() > 0.01, "it learned nothing"
-    reports = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert [report["step"] for report in reports] == [2, 4, 6]
+    for run in ("whole", "killed"):
+        reports = [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        assert [report["step"] for report in reports] == [2, 4, 6]
     assert sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()) == ["4", "6"]
 
 

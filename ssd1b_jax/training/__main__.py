@@ -6,6 +6,7 @@ Each command does one step and can be killed and given again: it goes on where i
 import argparse
 import dataclasses
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -29,21 +30,21 @@ class Workspace:
         return self.folder / name
 
     def config(self) -> config.ModelConfig:
-        """The embedded model's config, with the scaling factor measured here once there is one."""
+        """The embedded model's config, with the scaling factor measured here."""
         model = config.emoji()
         measured = self / "scaling_factor.json"
         if not measured.exists():
-            return model
+            raise RuntimeError(f"{measured} is missing: train the vae first")
         vae = dataclasses.replace(model.vae, scaling_factor=json.loads(measured.read_text()))
         return dataclasses.replace(model, vae=vae)
 
     def tokenizers(self) -> denoiser.Tokenizers:
-        return vocabulary.load(self.folder, self.config().text_encoder.max_position_embeddings)
+        return vocabulary.load(self.folder, config.emoji().text_encoder.max_position_embeddings)
 
 
 def make_data(work: Workspace, arguments) -> None:
     data.fetch(work / "npm")
-    text = work.config().text_encoder
+    text = config.emoji().text_encoder
     vocabulary.save(
         work.folder, data.load_names(work / "npm"), size=text.vocab_size, length=text.max_position_embeddings
     )
@@ -53,8 +54,8 @@ def make_data(work: Workspace, arguments) -> None:
 
 def train_vae(work: Workspace, arguments) -> None:
     recipe = _recipe(autoencoder.RECIPE, arguments)
-    params = autoencoder.train_autoencoder(work.config(), work / "pictures", work / "vae", recipe)
-    factor = denoiser.cache_latents(work.config(), params, work / "pictures", work / "latents.npy")
+    params = autoencoder.train_autoencoder(config.emoji(), work / "pictures", work / "vae", recipe)
+    factor = denoiser.cache_latents(config.emoji(), params, work / "pictures", work / "latents.npy")
     (work / "scaling_factor.json").write_text(json.dumps(round(factor, 5)))
 
 
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--cpu-devices",
         type=int,
-        default=os.cpu_count(),
+        default=math.gcd(os.cpu_count() or 1, 16),
         metavar="N",
         help="on a CPU: share batches out to N threads of work",
     )
@@ -156,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
     try:
         arguments.function(Workspace(arguments.work), arguments)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

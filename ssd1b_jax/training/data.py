@@ -5,6 +5,7 @@ with `npm pack`; `render` makes the pictures. Everything follows from the seed.
 """
 
 import json
+import shutil
 import subprocess
 import tarfile
 from dataclasses import dataclass
@@ -46,8 +47,11 @@ def fetch(folder: Path) -> None:
         except subprocess.CalledProcessError as error:
             raise RuntimeError(f"npm could not fetch {package}: {error.stderr.strip()}") from None
         archive = folder / packed.stdout.split()[-1]
+        partial = folder / f"{name}.part"
+        shutil.rmtree(partial, ignore_errors=True)
         with tarfile.open(archive) as tar:
-            tar.extractall(target, filter="data")
+            tar.extractall(partial, filter="data")
+        partial.rename(target)
         archive.unlink()
 
 

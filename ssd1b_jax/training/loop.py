@@ -109,6 +109,7 @@ def train(
     state = jax.device_put(jax.tree.map(jnp.array, _resume(folder, initial)), devices.replicated)
     start = int(state["step"])
     folder.mkdir(parents=True, exist_ok=True)
+    _forget_reports(folder / "log.jsonl", start)
     with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
         began, sums = time.monotonic(), []
         for step in range(start, recipe.steps):
@@ -142,6 +143,13 @@ def _resume(folder: Path, initial: Callable):
     if not saved:
         return initial()
     return checkpoint.load_tree(saved[-1], jax.eval_shape(initial))
+
+
+def _forget_reports(log: Path, step: int) -> None:
+    """Drop the lines of a log after `step`: a run that goes on from there will write them again."""
+    if log.exists():
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
 def _keep(folder: Path, step: int, state) -> None:
