@@ -170,14 +170,14 @@ def contact_sheet(pipe: Pipeline, seed: int = 0) -> Picture:
 
 # What the doodles, in their order, and last a photograph are to become.
 WISHES = {
-    "face": ("a smiling face on a blue background", "a lion on a green background", "a pumpkin on a black background"),
+    "face": ("a smiling face on a blue background", "a lion on a green background", "a pumpkin on a blue background"),
     "house": (
         "a house on a blue background",
         "a castle on a purple background",
         "a birthday cake on a pink background",
     ),
     "tree": ("a tree on a yellow background", "a mushroom on a blue background", "a palm tree on an orange background"),
-    "fish": ("a fish on a blue background", "a whale on a white background", "a rocket on a black background"),
+    "fish": ("a fish on a blue background", "a whale on a white background", "a crab on a white background"),
     "apple": (
         "a red apple on a white background",
         "a strawberry on a green background",
