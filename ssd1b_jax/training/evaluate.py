@@ -79,6 +79,10 @@ def evaluate(pipe: Pipeline, drawings: data.Drawings, count: int = len(THINGS)) 
     rng = np.random.default_rng(12345)
     figures = {}
 
+    # What the judge itself makes of pictures that are as they should be.
+    true = [data.render_thing(np.random.default_rng(t), drawings, t, t % len(COLORS), False) for t in chosen]
+    figures["true pictures: first"] = np.mean([judge.things(x)[0] == t for x, t in zip(true, chosen, strict=True)])
+
     # Prompts from a plain grey picture at full strength, a background seen and one never seen with the thing.
     grey = np.full((data.SIZE, data.SIZE, 3), 128, np.uint8)
     seen = {thing: int(rng.choice([c for c in range(len(COLORS)) if not is_held_out(thing, c)])) for thing in chosen}
@@ -89,20 +93,8 @@ def evaluate(pipe: Pipeline, drawings: data.Drawings, count: int = len(THINGS)) 
         right = [judge.background(r.pixels) == colors[t] for r, t in zip(results, chosen, strict=True)]
         figures[f"{name}: background"] = np.mean(right)
 
-    # From a drawing of one thing to another: what the strength does.
-    targets = np.roll(chosen, 7 % count).tolist()
-    inputs = [data.render_thing(np.random.default_rng(t), drawings, t, seen[t], False) for t in chosen]
-    for strength in STRENGTHS:
-        jobs = (
-            dict(image=image, prompt=prompt(b, seen[a]), strength=strength, seed=a)
-            for image, a, b in zip(inputs, chosen, targets, strict=True)
-        )
-        results = _make(pipe, jobs)
-        nearest = [judge.things(result.pixels)[0] for result in results]
-        figures[f"strength {strength}: still the input"] = np.mean(np.equal(nearest, chosen))
-        figures[f"strength {strength}: is the prompt"] = np.mean(np.equal(nearest, targets))
-        distances = [_distance(result.pixels, image) for result, image in zip(results, inputs, strict=True)]
-        figures[f"strength {strength}: distance to the input"] = np.mean(distances)
+    for scale in (1.5, pipe.config.defaults.guidance_scale):
+        figures |= transform(pipe, judge, drawings, seen, scale)
 
     for scale in (1.0, 2.0, 3.0, 5.0):
         jobs = (dict(image=grey, prompt=prompt(t, seen[t]), strength=1.0, seed=t, guidance_scale=scale) for t in chosen)
@@ -124,6 +116,30 @@ def evaluate(pipe: Pipeline, drawings: data.Drawings, count: int = len(THINGS)) 
     ]
     figures["distance of two seeds"] = np.mean([_distance(a.pixels, b.pixels) for a, b in zip(*two, strict=True)])
     return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def transform(
+    pipe: Pipeline, judge: Judge, drawings: data.Drawings, colors: dict[int, int], guidance_scale: float
+) -> dict[str, float]:
+    """From a drawing of each thing to another thing on the same background: what the strength does."""
+    figures, sources = {}, list(colors)
+    targets = np.roll(sources, 7 % len(sources)).tolist()
+    inputs = [data.render_thing(np.random.default_rng(a), drawings, a, colors[a], False) for a in sources]
+    for strength in STRENGTHS:
+        results = _make(
+            pipe,
+            (
+                dict(image=image, prompt=prompt(b, colors[a]), strength=strength, seed=a, guidance_scale=guidance_scale)
+                for image, a, b in zip(inputs, sources, targets, strict=True)
+            ),
+        )
+        nearest = [judge.things(result.pixels)[0] for result in results]
+        name = f"guidance {guidance_scale:g}, strength {strength}"
+        figures[f"{name}: still the input"] = np.mean(np.equal(nearest, sources))
+        figures[f"{name}: is the prompt"] = np.mean(np.equal(nearest, targets))
+        distances = [_distance(result.pixels, image) for result, image in zip(results, inputs, strict=True)]
+        figures[f"{name}: distance to the input"] = np.mean(distances)
+    return figures
 
 
 def _make(pipe: Pipeline, settings: Iterable[dict]) -> list[Result]:
