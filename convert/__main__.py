@@ -7,10 +7,11 @@ from pathlib import Path
 import jax
 
 from convert.diffusers_folder import STEMS, read_licence, read_part
-from convert.weights import WeightsError, to_flax
+from convert.weights import to_flax
 from ssd1b_jax.checkpoint import DTYPES, Manifest, ModelError, save_model
 from ssd1b_jax.config import ConfigError
 from ssd1b_jax.released import read_config
+from ssd1b_jax.tensors import WeightsError
 
 
 def convert(source: Path, target: Path, dtype: str = "bfloat16") -> Manifest:

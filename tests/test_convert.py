@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from convert.__main__ import main
-from convert.diffusers_folder import STEMS, read_part, read_safetensors
-from convert.weights import WeightsError, table, to_flax, to_torch
+from convert.diffusers_folder import STEMS, read_part
+from convert.weights import to_flax, to_torch
 from ssd1b_jax import config as presets
 from ssd1b_jax.checkpoint import abstract_params, load_model
+from ssd1b_jax.names import table
 from ssd1b_jax.released import read_config
+from ssd1b_jax.tensors import WeightsError, read_safetensors
 
 
 @pytest.fixture(scope="module")

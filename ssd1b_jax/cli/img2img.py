@@ -1,66 +1,22 @@
-"""The `ssd1b` command: arguments to Requests, Results to files.
-
-Exit codes: 0 done, 1 a picture failed, 2 bad input or weights, 3 disk, 70 device, 130 interrupted.
-"""
+"""`ssd1b img2img`: arguments to Requests, Results to files."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from ssd1b_jax import __version__, images
+from ssd1b_jax import images
 
-DONE, FAILED, BAD_INPUT, DISK, DEVICE, INTERRUPTED = 0, 1, 2, 3, 70, 130
 MAX_UPSCALE = 8
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
-    try:
-        return arguments.command(arguments)
-    except images.SaveError as error:
-        return _fail(error, DISK)
-    except (RuntimeError, MemoryError) as error:
-        return _fail(f"the device failed: {_first_line(error)}", DEVICE)
-    except ArithmeticError as error:
-        return _fail(error, FAILED)
-    except (ValueError, OSError) as error:
-        return _fail(error, BAD_INPUT)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
-
-
-def _fail(error: object, code: int) -> int:
-    print(f"error: {_first_line(error)}", file=sys.stderr)
-    return code
-
-
-def _first_line(error: object) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ssd1b",
-        description="Remake a picture after a prompt with SSD-1B, in JAX.",
-        epilog="Exit codes: 0 done, 1 a picture failed, 2 bad input or weights, 3 disk, 70 device, 130 interrupted.",
-    )
-    parser.add_argument("--version", action="version", version=f"ssd1b_jax {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_img2img(commands)
-    _add_info(commands)
-    return parser
-
-
-def _add_img2img(commands) -> None:
+def add(commands) -> None:
     parser = commands.add_parser(
         "img2img",
         help="remake a picture after a prompt",
         description="Remake IMAGE after PROMPT. What is not given is the model's own default.",
         epilog="The first picture compiles for some seconds; the compiled programs are kept in your cache folder.",
     )
-    parser.set_defaults(command=_img2img)
+    parser.set_defaults(command=_run)
     parser.add_argument("image", metavar="IMAGE", help="a picture: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF …")
     parser.add_argument("prompt", metavar="PROMPT", help="what it shall become")
     add = parser.add_argument
@@ -101,7 +57,7 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-def _img2img(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> None:
     # All that can be wrong is found before the weights are read.
     if not 1 <= arguments.upscale <= MAX_UPSCALE:
         raise ValueError(f"upscale must be a whole number from 1 to {MAX_UPSCALE}, got {arguments.upscale}")
@@ -127,7 +83,6 @@ def _img2img(arguments: argparse.Namespace) -> int:
                 bar.write(f"note: {note}", sys.stderr)
             notes |= {*result.notes}
             bar.write(f"{path}: {describe(result)}", sys.stdout)
-    return DONE
 
 
 def describe(result) -> str:
@@ -171,45 +126,3 @@ class _progress_bar:
         """Print a line without tearing the bar."""
         self.bar.clear()
         print(line, file=stream)
-
-
-def _add_info(commands) -> None:
-    parser = commands.add_parser(
-        "info",
-        help="what is in a model folder, verified; devices, versions",
-        description="Verify a model folder and describe it, the devices and the versions.",
-    )
-    parser.set_defaults(command=_info)
-    parser.add_argument("model", nargs="?", default="emoji", metavar="MODEL", help="emoji (default) or a folder")
-
-
-def _info(arguments: argparse.Namespace) -> int:
-    import math
-
-    import flax
-    import jax
-
-    from ssd1b_jax import checkpoint
-
-    manifest = checkpoint.verify(arguments.model)
-    print(f"model       {arguments.model} ({manifest.folder}), every file verified")
-    print(f"source      {manifest.source}" + (f", revision {manifest.revision}" if manifest.revision else ""))
-    print(f"licence     {manifest.licence}")
-    config = manifest.config
-    print(f"weights     {manifest.dtype}")
-    for part, tree in checkpoint.abstract_params(config, manifest.dtype).items():
-        print(f"  {part:<16}{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)):>15,} parameters")
-    defaults = config.defaults
-    print(f"size        {defaults.width} x {defaults.height} by default, multiples of {config.size_multiple}")
-    print(
-        f"defaults    strength {defaults.strength:g}, {defaults.num_inference_steps} steps, "
-        f"guidance {defaults.guidance_scale:g}"
-    )
-    print(f"devices     {', '.join(str(device) for device in jax.local_devices())}")
-    versions = dict(ssd1b_jax=__version__, jax=jax.__version__, flax=flax.__version__, python=sys.version.split()[0])
-    print(f"versions    {', '.join(f'{name} {version}' for name, version in versions.items())}")
-    return DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main())
