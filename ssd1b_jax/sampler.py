@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ssd1b_jax.solvers import INPUTS, LATENTS, REGISTERS, Table
 
@@ -26,6 +26,7 @@ class Rows(NamedTuple):
     timesteps: Float[Array | np.ndarray, "batch calls"]
     scales: Float[Array | np.ndarray, "batch calls"]
     weights: Float[Array | np.ndarray, "batch calls outputs inputs"]
+    after: Float[Array | np.ndarray, "batch calls 2"]
     signal: Float[Array | np.ndarray, " batch"]
     sigma: Float[Array | np.ndarray, " batch"]
 
@@ -36,6 +37,14 @@ class State(NamedTuple):
     latents: Latents
     registers: Float[Array, "batch registers height width channels"]
     clean: Latents
+
+
+class Known(NamedTuple):
+    """What of each picture is not remade: where `remade` is False, latents are `encoded`, noised like the rest."""
+
+    remade: Bool[Array, "batch height width 1"]
+    encoded: Latents
+    noise: Latents
 
 
 def pad(table: Table, calls: int = MAX_CALLS) -> Table:
@@ -50,6 +59,9 @@ def pad(table: Table, calls: int = MAX_CALLS) -> Table:
         scales=np.append(table.scales, np.ones(missing)),
         matrices=np.concatenate([table.matrices, np.tile(keep, (missing, 1, 1))]),
         clean=np.concatenate([table.clean, np.tile(LATENTS, (missing, 1))]),
+        steps=np.append(table.steps, np.full(missing, table.steps[-1])),
+        draws=np.append(table.draws, np.zeros(missing, bool)),
+        after=np.concatenate([table.after, np.tile([1.0, 0.0], (missing, 1))]),
     )
 
 
@@ -60,6 +72,7 @@ def stack(tables: Sequence[Table], calls: int = MAX_CALLS) -> Rows:
         [table.timesteps for table in padded],
         [table.scales for table in padded],
         [np.concatenate([table.matrices, table.clean[:, None]], axis=1) for table in padded],
+        [table.after for table in padded],
         [table.signal for table in padded],
         [table.sigma for table in padded],
     )
@@ -78,30 +91,44 @@ def sample(
     denoise: Callable[[Latents, Float[Array, " batch"]], Latents],
     state: State,
     rows: Rows,
-    start: int | Int[Array, ""],
-    stop: int | Int[Array, ""],
-    noise: Callable[[Int[Array, ""]], Latents],
+    start: int | Int[Array, ""] | Int[Array, " batch"],
+    stop: int | Int[Array, ""] | Int[Array, " batch"],
+    noise: Callable[[Int[Array, " batch"]], Latents],
+    known: Known | None = None,
 ) -> State:
-    """Run model calls `start` to `stop` of every picture's table; slices in turn give the bits of the whole.
+    """Run model calls `start` to `stop` of each picture's table; slices in turn give the bits of the whole.
 
-    `denoise(scaled latents, timesteps)` is the guided model, `noise(i)` the noise of call i. A
-    picture whose table is over stays as it is, whatever the model says of it.
+    `denoise(scaled latents, timesteps)` is the guided model, `noise(i)` the noise of each picture's
+    call i. The loop turns as often as the most calls of one picture; one that has made its own stays
+    as it is, whatever the model says of it. What is
+    `known` of the pictures is put back after every call (Lugmayr et al., 2201.09865, Eq. 8, without
+    their resampling; so does diffusers with models that were not trained to inpaint).
     """
 
-    def call(i, state: State) -> State:
-        timesteps, scales, weights = (
-            jax.lax.dynamic_index_in_dim(column, i, axis=1, keepdims=False)
-            for column in (rows.timesteps, rows.scales, rows.weights)
-        )
-        output = denoise(_each(scales) * state.latents, timesteps)
+    start, stop = (jnp.broadcast_to(bound, rows.signal.shape) for bound in (start, stop))
+
+    def call(turn, state: State) -> State:
+        i = start + turn  # each picture's own
+
+        def now(column):
+            return jnp.asarray(column)[jnp.arange(len(i)), i]
+
+        timesteps, weights = now(rows.timesteps), now(rows.weights)
+        output = denoise(_each(now(rows.scales)) * state.latents, timesteps)
         inputs = [state.latents[:, None], state.registers, output[:, None], noise(i)[:, None]]
         inputs = jnp.concatenate(inputs, axis=1, dtype=jnp.float32)[:, None]
         weights = weights[..., None, None, None]
         # Not a matrix product: float32 on every device, and 0 times NaN is 0 here.
         outputs = jnp.where(weights != 0, weights * inputs, 0).sum(axis=2)
-        return State(outputs[:, 0], outputs[:, 1:-1], outputs[:, -1])
+        latents, clean = outputs[:, 0], outputs[:, -1]
+        if known is not None:
+            signal, sigma = now(rows.after).T
+            latents = jnp.where(known.remade, latents, _each(signal) * known.encoded + _each(sigma) * known.noise)
+            clean = jnp.where(known.remade, clean, known.encoded)
+        after, left = State(latents, outputs[:, 1:-1], clean), i < stop
+        return jax.tree.map(lambda new, old: jnp.where(left.reshape(-1, *[1] * (new.ndim - 1)), new, old), after, state)
 
-    return jax.lax.fori_loop(start, stop, call, state)
+    return jax.lax.fori_loop(0, (stop - start).max(), call, state)
 
 
 def guide(

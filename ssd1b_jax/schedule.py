@@ -7,7 +7,7 @@ levels that one picture walks down into a table.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from ssd1b_jax.config import ScheduleConfig
 
 KARRAS_RHO = 7.0
+LCM_STEPS = 50  # that latent consistency models are distilled from (Luo et al., 2310.04378)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +24,30 @@ class Grid:
 
     `karras` replaces the levels between the first and the last by Karras et al.'s. `whole` rounds
     timesteps to trained ones. `spare` lays one timestep more than there are steps and drops the
-    lowest, and spans Karras levels over all of training: the DPM-Solver family. `end` is the level
-    after the last step: no noise, or the least that was trained.
+    lowest, and spans Karras levels over all of training: the DPM-Solver family. `spacing`, where a
+    sampler has its own, is used whatever the model or the request says: "consistency" is evenly
+    through the LCM_STEPS that latent consistency models learn. `stride` ends every step
+    num_train_timesteps // steps below its start, which unless timesteps are leading is not quite
+    where the next one starts: so diffusers' DDIM and PNDM (but not with exact steps). `twice` lists
+    the second timestep twice, for PNDM's first step. `end` is the level after the last step: no
+    noise, or the least that was trained.
     """
 
     karras: bool = False
     whole: bool = False
     spare: bool = False
+    spacing: Literal["linspace", "consistency"] | None = None
+    stride: bool = False
+    twice: bool = False
     end: Literal["zero", "least"] = "zero"
+
+
+class Steps(NamedTuple):
+    """Where the steps of a full run start and end; a strength skips those before `first`."""
+
+    timesteps: Float[np.ndarray, "steps 2"]
+    sigmas: Float[np.ndarray, "steps 2"]
+    first: int
 
 
 def betas(config: ScheduleConfig) -> Float[np.ndarray, " timesteps"]:
@@ -53,7 +70,7 @@ def trained_sigmas(config: ScheduleConfig) -> Float[np.ndarray, " timesteps"]:
 def sigma_at(
     trained: Float[np.ndarray, " timesteps"], timesteps: Float[np.ndarray, " steps"]
 ) -> Float[np.ndarray, " steps"]:
-    """Noise levels at timesteps that may lie between the trained ones; held constant beyond the last."""
+    """Noise levels at timesteps that may lie between the trained ones; held constant beyond both ends."""
     return np.interp(timesteps, np.arange(len(trained)), trained)
 
 
@@ -73,18 +90,23 @@ def karras_sigmas(sigma_max: float, sigma_min: float, num_inference_steps: int) 
 def spaced_timesteps(config: ScheduleConfig, num_inference_steps: int, grid: Grid) -> Float[np.ndarray, " steps"]:
     """Timesteps of a full run, falling, as diffusers has them (Lin et al., 2305.08891, Table 2).
 
-    But that leading ones stay apart where a spare one leaves no room: diffusers' are then all the same.
+    But that leading ones stay apart where a spare one leaves no room (diffusers' are then all the
+    same), and that trailing ones are as many as asked for (61 steps are 62 in diffusers, by rounding).
     """
     total, steps = config.num_train_timesteps, num_inference_steps
     points = steps + grid.spare
-    match config.timestep_spacing:
+    match grid.spacing or config.timestep_spacing:
         case "leading":
             timesteps = np.arange(points)[::-1] * max(1, total // points) + float(config.steps_offset)
         case "trailing":
             timesteps = np.arange(total, 0, -total / steps).round() - 1.0
         case "linspace":
             timesteps = np.linspace(0, total - 1, points)[::-1]
-    return (timesteps.round() if grid.whole else timesteps)[:steps]
+        case "consistency":
+            learned = np.arange(LCM_STEPS, 0, -1) * (total // LCM_STEPS) - 1.0
+            timesteps = learned[np.linspace(0, LCM_STEPS, steps, endpoint=False).astype(int)]
+    timesteps = (timesteps.round() if grid.whole else timesteps)[:steps]
+    return np.insert(timesteps, 1, timesteps[1:2]) if grid.twice else timesteps
 
 
 def steps_to_run(num_inference_steps: int, strength: float) -> int:
@@ -101,8 +123,8 @@ def steps_to_run(num_inference_steps: int, strength: float) -> int:
 
 def noise_levels(
     config: ScheduleConfig, grid: Grid, num_inference_steps: int, strength: float, exact_steps: bool = False
-) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " levels"]]:
-    """Timesteps of the steps that run, and their noise levels with the level after the last step.
+) -> Steps:
+    """Timesteps and noise levels between which the steps go. ValueError for numbers that run no step.
 
     By default a strength runs the last int(num_inference_steps * strength) steps of the full run,
     as diffusers does: 30 steps know only 30 strengths, and 4 steps at 0.6 are 2.
@@ -110,15 +132,17 @@ def noise_levels(
     With `exact_steps` all of them run. The timesteps of the full run are multiplied by the
     strength, and noise levels interpolated between the trained ones (linearly, like those of
     fractional timesteps everywhere): the start moves continuously with strength, from almost no
-    noise to the full run itself at strength 1. Karras levels lie between the ends so found.
+    noise to the full run itself at strength 1. Karras levels lie between the ends so found, and
+    every step ends where the next starts.
     """
     total = config.num_train_timesteps
-    if not 1 <= num_inference_steps <= total:
-        raise ValueError(f"num_inference_steps must be in 1..{total}, got {num_inference_steps}")
+    most = LCM_STEPS if grid.spacing == "consistency" else total
+    if not 1 <= num_inference_steps <= most:
+        raise ValueError(f"num_inference_steps must be in 1..{most}, got {num_inference_steps}")
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be in (0, 1], got {strength}")
     stretch = strength if exact_steps else 1.0
-    run = num_inference_steps if exact_steps else steps_to_run(num_inference_steps, strength)
+    first = 0 if exact_steps else num_inference_steps - steps_to_run(num_inference_steps, strength)
 
     trained = trained_sigmas(config)
     timesteps = stretch * spaced_timesteps(config, num_inference_steps, grid)
@@ -129,5 +153,10 @@ def noise_levels(
         timesteps = timestep_at(trained, sigmas)
         if grid.whole and not exact_steps:
             timesteps = timesteps.round()
-    end = {"zero": 0.0, "least": trained[0]}[grid.end]
-    return timesteps[-run:], np.append(sigmas[-run:], end)
+    if grid.stride and not exact_steps:
+        next_timesteps = timesteps - total // num_inference_steps
+        next_sigmas = sigma_at(trained, next_timesteps)
+    else:
+        next_timesteps = np.append(timesteps[1:], 0.0)
+        next_sigmas = np.append(sigmas[1:], {"zero": 0.0, "least": trained[0]}[grid.end])
+    return Steps(np.stack([timesteps, next_timesteps], axis=1), np.stack([sigmas, next_sigmas], axis=1), first)

@@ -1,47 +1,30 @@
-"""Schedules against diffusers' arrays and closed forms, and the rules of strength."""
+"""Schedules against closed forms, and the rules of strength."""
 
 import numpy as np
 import pytest
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
 from ssd1b_jax.config import ScheduleConfig
 from ssd1b_jax.schedule import (
+    LCM_STEPS,
     Grid,
     alphas_cumprod,
     betas,
     karras_sigmas,
     noise_levels,
     sigma_at,
-    spaced_timesteps,
     steps_to_run,
     timestep_at,
     trained_sigmas,
 )
 
-# torch's tensors under NumPy 2, inside diffusers
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 CONFIG = ScheduleConfig()
-KINDS = {
-    EulerDiscreteScheduler: Grid(),
-    DDIMScheduler: Grid(whole=True, end="least"),
-    DPMSolverMultistepScheduler: Grid(whole=True, spare=True),
-}
-
-
-def reference(kind, config, **settings):
-    names = ("beta_start", "beta_end", "beta_schedule", "timestep_spacing", "steps_offset")
-    return kind(**{name: getattr(config, name) for name in names}, **settings)
 
 
 @pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear"])
-def test_betas_and_their_products(beta_schedule):
+def test_betas_reach_from_first_to_last(beta_schedule):
     config = ScheduleConfig(beta_schedule=beta_schedule)
-    scheduler = reference(DDIMScheduler, config)
     assert betas(config)[[0, -1]] == pytest.approx([config.beta_start, config.beta_end], rel=1e-12)
-    # diffusers multiplies 1000 numbers in float32
-    np.testing.assert_allclose(betas(config), scheduler.betas.numpy(), rtol=1e-6)
-    np.testing.assert_allclose(alphas_cumprod(config), scheduler.alphas_cumprod.numpy(), rtol=2e-5)
+    assert alphas_cumprod(config)[-1] == pytest.approx(np.exp(np.log1p(-betas(config)).sum()), rel=1e-10)
 
 
 def test_noise_levels_of_the_released_models():
@@ -49,28 +32,6 @@ def test_noise_levels_of_the_released_models():
     sigmas = trained_sigmas(CONFIG)
     assert sigmas[[0, -1]] == pytest.approx([0.029167, 14.614641], rel=1e-5)
     assert np.all(np.diff(sigmas) > 0)
-
-
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_timesteps_are_those_of_diffusers(kind, spacing):
-    config = ScheduleConfig(timestep_spacing=spacing)
-    scheduler = reference(kind, config)
-    for steps in (*range(1, 61), 99, 100, 250, 333, 499, 500, 501, 997, 999):
-        scheduler.set_timesteps(steps)
-        ours = spaced_timesteps(config, steps, KINDS[kind])
-        np.testing.assert_allclose(ours, scheduler.timesteps.numpy()[:steps], rtol=2e-7, err_msg=f"{steps} steps")
-
-
-@pytest.mark.parametrize("kind", [EulerDiscreteScheduler, DPMSolverMultistepScheduler])
-def test_karras_levels_are_those_of_diffusers(kind):
-    scheduler = reference(kind, CONFIG, use_karras_sigmas=True)
-    grid = Grid(karras=True, whole=KINDS[kind].whole, spare=KINDS[kind].spare)
-    for steps in (1, 2, 10, 30):
-        scheduler.set_timesteps(steps)
-        timesteps, sigmas = noise_levels(CONFIG, grid, steps, 1.0)
-        np.testing.assert_allclose(timesteps, scheduler.timesteps.numpy(), rtol=0, atol=1e-3)
-        np.testing.assert_allclose(sigmas, scheduler.sigmas.numpy(), rtol=2e-5)  # its least level is float32
 
 
 def test_karras_levels_are_even_in_their_seventh_root():
@@ -83,23 +44,48 @@ def test_timesteps_and_sigmas_invert_each_other():
     np.testing.assert_allclose(timestep_at(trained, sigma_at(trained, timesteps)), timesteps, atol=1e-9)
 
 
-def test_strength_runs_the_last_steps():
-    full_timesteps, full_sigmas = noise_levels(CONFIG, Grid(), 30, 1.0)
-    timesteps, sigmas = noise_levels(CONFIG, Grid(), 30, 0.6)
-    np.testing.assert_array_equal(timesteps, full_timesteps[-18:])
-    np.testing.assert_array_equal(sigmas, full_sigmas[-19:])
+def test_strength_skips_the_first_steps():
+    full, part = noise_levels(CONFIG, Grid(), 30, 1.0), noise_levels(CONFIG, Grid(), 30, 0.6)
+    assert (full.first, part.first) == (0, 12)
+    np.testing.assert_array_equal(part.timesteps, full.timesteps)
+    np.testing.assert_array_equal(part.sigmas, full.sigmas)
+
+
+def test_steps_end_where_the_next_starts():
+    for grid in (Grid(), Grid(karras=True), Grid(whole=True, spare=True)):
+        path = noise_levels(CONFIG, grid, 30, 0.6)
+        np.testing.assert_array_equal(path.timesteps[:-1, 1], path.timesteps[1:, 0])
+        np.testing.assert_array_equal(path.sigmas[:-1, 1], path.sigmas[1:, 0])
 
 
 def test_last_level_is_no_noise_or_the_least():
-    assert noise_levels(CONFIG, Grid(), 30, 0.6)[1][-1] == 0
-    assert noise_levels(CONFIG, Grid(end="least"), 30, 0.6)[1][-1] == trained_sigmas(CONFIG)[0]
+    assert noise_levels(CONFIG, Grid(), 30, 0.6).sigmas[-1, 1] == 0
+    for grid in (Grid(end="least"), Grid(stride=True)):
+        assert noise_levels(CONFIG, grid, 30, 0.6).sigmas[-1, 1] == trained_sigmas(CONFIG)[0]
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_strides_are_equal_and_with_exact_steps_meet(spacing):
+    config = ScheduleConfig(timestep_spacing=spacing)
+    starts, ends = noise_levels(config, Grid(whole=True, stride=True), 30, 1.0).timesteps.T
+    np.testing.assert_array_equal(starts - ends, 33)
+    assert np.array_equal(starts[1:], ends[:-1]) == (spacing == "leading")
+    starts, ends = noise_levels(config, Grid(whole=True, stride=True), 30, 0.7, exact_steps=True).timesteps.T
+    np.testing.assert_array_equal(starts[1:], ends[:-1])
+
+
+def test_twice_lists_the_second_timestep_twice():
+    timesteps = noise_levels(CONFIG, Grid(twice=True), 10, 1.0).timesteps[:, 0]
+    np.testing.assert_array_equal(timesteps, [901, 801, 801, 701, 601, 501, 401, 301, 201, 101, 1])
+    assert len(noise_levels(CONFIG, Grid(twice=True), 1, 1.0).timesteps) == 1
 
 
 def test_exact_steps_scales_the_timesteps_of_the_full_run():
-    full, _ = noise_levels(CONFIG, Grid(), 30, 1.0)
-    timesteps, sigmas = noise_levels(CONFIG, Grid(), 30, 0.37, exact_steps=True)
-    np.testing.assert_allclose(timesteps, 0.37 * full, rtol=1e-12)
-    assert np.all(np.diff(sigmas) < 0)
+    full = noise_levels(CONFIG, Grid(), 30, 1.0)
+    path = noise_levels(CONFIG, Grid(), 30, 0.37, exact_steps=True)
+    assert path.first == 0
+    np.testing.assert_allclose(path.timesteps, 0.37 * full.timesteps, rtol=1e-12)
+    assert np.all(path.sigmas[:, 1] < path.sigmas[:, 0])
 
 
 def test_the_least_strength_that_the_error_names_runs_a_step():
@@ -122,3 +108,10 @@ def test_strength_out_of_range(strength, exact_steps):
 def test_steps_out_of_range(steps):
     with pytest.raises(ValueError, match=rf"num_inference_steps must be in 1\.\.1000, got {steps}"):
         noise_levels(CONFIG, Grid(), steps, 0.6)
+
+
+def test_consistency_steps_are_few():
+    grid = Grid(spacing="consistency")
+    assert len(noise_levels(CONFIG, grid, LCM_STEPS, 1.0).timesteps) == LCM_STEPS
+    with pytest.raises(ValueError, match=r"num_inference_steps must be in 1\.\.50, got 51"):
+        noise_levels(CONFIG, grid, 51, 1.0)
