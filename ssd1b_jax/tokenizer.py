@@ -5,13 +5,14 @@ more time than the rest of a cold start.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -31,9 +32,14 @@ def clip_bpe(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> Tokeni
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    if vocab:
-        tokenizer.add_special_tokens([BEGIN, END])
     return tokenizer
+
+
+class Encoded(NamedTuple):
+    """Token ids of a text, and the index of the character that each token starts at."""
+
+    ids: list[int]
+    starts: list[int]
 
 
 @dataclass(frozen=True)
@@ -45,44 +51,93 @@ class Tokens:
 
 
 class PromptTokenizer:
-    """One of a model's two tokenizers; they differ in what they pad with."""
+    """One of a model's two tokenizers; they differ in what they pad with.
+
+    `length` is that of a row of ids; `begin`, `end` and `pad` are ids. Special tokens are to be among
+    the added tokens of `bpe`, which are found in a prompt before words are split.
+    """
 
     def __init__(self, bpe: Tokenizer, *, length: int, pad_token: str):
-        self.length = length
-        self._bpe = bpe
-        self._begin, self._end = bpe.token_to_id(BEGIN), bpe.token_to_id(END)
-        pad = bpe.token_to_id(pad_token)
-        if None in (self._begin, self._end, pad):
+        begin, end, pad = (bpe.model.token_to_id(token) for token in (BEGIN, END, pad_token))
+        if None in (begin, end, pad):
             raise ValueError(f"the vocabulary must hold {BEGIN}, {END} and the padding {pad_token!r}")
-        self._pad = pad
+        self.length = length
+        self.begin, self.end, self.pad = begin, end, pad
+        self._bpe = bpe
 
     @classmethod
     def from_folder(cls, folder: Path, *, length: int) -> "PromptTokenizer":
-        """Read `vocab.json` and `merges.txt`, or `tokenizer.json`; padding is in `tokenizer_config.json`."""
+        """Read `tokenizer.json`, or `vocab.json` and `merges.txt`; padding is in `tokenizer_config.json`.
+
+        As transformers does, this takes words, merges and added tokens from `tokenizer.json`, no rules.
+        """
         folder = Path(folder)
-        if (folder / "vocab.json").exists():
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        added = config.get("added_tokens_decoder", {}).values()
+        if (folder / "tokenizer.json").exists():
+            single = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+            vocab, merges, added = single["model"]["vocab"], single["model"]["merges"], added or single["added_tokens"]
+        else:
             vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
             lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-            pairs = [line.split() for line in lines if line and not line.startswith("#version")]
-            bpe = clip_bpe(vocab, [(left, right) for left, right in pairs])
-        else:
-            bpe = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            bpe.no_padding()
-            bpe.no_truncation()
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        pad = config.get("pad_token", END)
-        pad = pad["content"] if isinstance(pad, dict) else pad
-        # Special, so that it is found in a prompt before words are split: SDXL's second pads with "!".
-        if bpe.token_to_id(pad) is not None:
-            bpe.add_special_tokens([pad])
-        return cls(bpe, length=length, pad_token=pad)
+            merges = [line for line in lines if line and not line.startswith("#version")]
+        pairs = [merge.split() if isinstance(merge, str) else merge for merge in merges]
+        bpe = clip_bpe(vocab, [(left, right) for left, right in pairs])
+        special = _special_tokens(config, {token["content"]: _added_token(token) for token in added})
+        bpe.add_tokens(list(special.values()))
+        pad = config.get("pad_token") or END
+        return cls(bpe, length=length, pad_token=pad["content"] if isinstance(pad, Mapping) else pad)
+
+    def encode(self, text: str) -> Encoded:
+        """The ids of a text of any length, without those that begin, end and pad it.
+
+        Raises ValueError for half a surrogate pair, which stands for no character.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"a prompt must be Unicode text, got half a character, {text[error.start]!r}: decode its bytes as UTF-8"
+            ) from None
+        encoded = self._bpe.encode(text, add_special_tokens=False)
+        return Encoded(encoded.ids, [start for start, _ in encoded.offsets])
+
+    @property
+    def room(self) -> int:
+        """How many ids of a text fit into a row."""
+        return self.length - 2
+
+    def frame(self, ids: Sequence[int]) -> Int32[np.ndarray, " length"]:
+        """A row of `<|startoftext|>`, at most `room` ids, `<|endoftext|>` and padding."""
+        row = np.full(self.length, self.pad, np.int32)
+        row[: len(ids) + 2] = [self.begin, *ids, self.end]
+        return row
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every entry's id, the special ones too."""
+        return self._bpe.get_vocab(with_added_tokens=True)
 
     def __call__(self, prompt: str) -> Tokens:
-        """`<|startoftext|>`, the prompt, `<|endoftext|>`, padding; a prompt that is too long is cut."""
-        encoded = self._bpe.encode(prompt, add_special_tokens=False)
-        room = self.length - 2
-        ids = np.full(self.length, self._pad, np.int32)
-        kept = [self._begin, *encoded.ids[:room], self._end]
-        ids[: len(kept)] = kept
-        dropped = prompt[encoded.offsets[room][0] :] if len(encoded.ids) > room else ""
-        return Tokens(ids, dropped)
+        """One row, of a prompt that is cut if it is too long."""
+        ids, starts = self.encode(prompt)
+        return Tokens(self.frame(ids[: self.room]), prompt[starts[self.room] :] if len(ids) > self.room else "")
+
+
+def _special_tokens(config: Mapping[str, Any], added: Mapping[str, AddedToken]) -> dict[str, AddedToken]:
+    """Added tokens, and those that only the config names: of several ways to find one, transformers takes the last."""
+    special = dict(added)
+    named = []
+    for name, default in (("bos_token", BEGIN), ("eos_token", END), ("unk_token", END), ("pad_token", END)):
+        token = config.get(name) or default
+        if token not in named:
+            named.append(token)
+    for token in named:
+        token = _added_token(token if isinstance(token, Mapping) else {"content": token, "normalized": False})
+        special[token.content] = added.get(token.content, token)
+    return special
+
+
+def _added_token(token: Mapping[str, Any]) -> AddedToken:
+    """`normalized` ones are found in any case of letters."""
+    flags = {name: token[name] for name in ("single_word", "lstrip", "rstrip", "normalized") if name in token}
+    return AddedToken(token["content"], special=True, **flags)

@@ -10,17 +10,18 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ssd1b_jax.config import CLIPTextConfig
-from ssd1b_jax.models.layers import ACTIVATIONS, LayerNorm, Linear, attention
+from ssd1b_jax.kernels import attention
+from ssd1b_jax.models.layers import ACTIVATIONS, LayerNorm, Linear
 
 Hidden = Float[Array, "batch tokens channels"]
 Tokens = Int[Array, "batch tokens"]
 
 
 class TextFeatures(NamedTuple):
-    """`penultimate`: hidden states before the last layer, not normalized. `pooled`: the projected
-    (or, without a projection, the plain) final state at the end-of-text token."""
+    """`hidden`: hidden states before the last layer or an earlier one, not normalized. `pooled`: the
+    projected (or, without a projection, the plain) final state at the end-of-text token."""
 
-    penultimate: Hidden
+    hidden: Hidden
     pooled: Float[Array, "batch features"]
 
 
@@ -76,19 +77,29 @@ class CLIPTextEncoder(nnx.Module):
             else Linear(width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
         )
 
-    def __call__(self, tokens: Tokens) -> TextFeatures:
-        """Features of token ids, at most `max_position_embeddings` of them."""
+    def __call__(self, tokens: Tokens, clip_skip: Int[Array, " batch"] | int = 0) -> TextFeatures:
+        """Features of token ids, at most `max_position_embeddings` of them.
+
+        `clip_skip` is diffusers': `hidden` is what the last `clip_skip + 1` layers have not yet touched,
+        down to the embeddings at `num_hidden_layers - 1`. It may be traced, and leaves `pooled` alone.
+        """
         x = self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))
-        penultimate = x
-        for layer in self.layers:
-            penultimate = x
+        kept = len(self.layers) - 1 - jnp.broadcast_to(clip_skip, len(tokens))[:, None, None]
+        hidden = x
+        for index, layer in enumerate(self.layers):
+            hidden = jnp.where(index == kept, x, hidden)
             x = layer(x)
         final = self.final_layer_norm(x)
         pooled = jnp.take_along_axis(final, self._end_of_text(tokens)[:, None, None], axis=1)[:, 0]
-        return TextFeatures(penultimate, pooled if self.text_projection is None else self.text_projection(pooled))
+        return TextFeatures(hidden, pooled if self.text_projection is None else self.text_projection(pooled))
 
     def _end_of_text(self, tokens: Tokens) -> Int[Array, " batch"]:
         """The first end-of-text position; see CLIPTextConfig for the legacy id 2."""
         legacy = self.config.eos_token_id == 2
         marks = tokens if legacy else (tokens == self.config.eos_token_id).astype(jnp.int32)
         return jnp.argmax(marks, axis=1)
+
+
+def max_clip_skip(*configs: CLIPTextConfig) -> int:
+    """The largest `clip_skip` that all of these encoders have layers for."""
+    return min(config.num_hidden_layers for config in configs) - 1
