@@ -19,6 +19,7 @@ from convert.weights import to_flax
 from ssd1b_jax import config as presets
 from ssd1b_jax.checkpoint import abstract_params
 from ssd1b_jax.models import abstract
+from ssd1b_jax.models.clip import max_clip_skip
 from ssd1b_jax.models.layers import sinusoidal_embedding
 from ssd1b_jax.released import read_config
 
@@ -87,9 +88,10 @@ def test_transformer(networks):
     x, tokens, context = draw(*IMAGE, 32), draw(2, 11, 32), draw(*CONTEXT)
     torch_context = torch.from_numpy(context)
     one = theirs.transformer_blocks[1](torch.from_numpy(tokens), encoder_hidden_states=torch_context)
-    assert_close(run(ours.transformer_blocks[1], tokens, context), one.numpy(), BLOCK)
+    over = run(ours, context, method="project")
+    assert_close(run(ours.transformer_blocks[1], tokens, over[1]), one.numpy(), BLOCK)
     spatial = theirs(nchw(x), encoder_hidden_states=torch_context, return_dict=False)[0]
-    assert_close(run(ours, x, context), nhwc(spatial), BLOCK)
+    assert_close(run(ours, x, over), nhwc(spatial), BLOCK)
 
 
 @pytest.mark.parametrize("level, channels", [(0, 16), (1, 16), (2, 32)])
@@ -97,7 +99,8 @@ def test_down_block(networks, level, channels):
     ours, theirs = networks("unet")
     x, time, context = draw(*IMAGE, channels), draw(*TIME), draw(*CONTEXT)
     extra = dict(encoder_hidden_states=torch.from_numpy(context)) if level else {}
-    result, skips = run(ours.down_blocks[level], x, time, context)
+    block = ours.down_blocks[level]
+    result, skips = run(block, x, time, run(block, context, method="project"))
     expected, expected_skips = theirs.down_blocks[level](nchw(x), torch.from_numpy(time), **extra)
     for a, b in zip([result, *skips], [expected, *expected_skips], strict=True):
         assert_close(a, nhwc(b), BLOCK)
@@ -109,7 +112,8 @@ def test_mid_block(networks, kind):
     x, time, context = draw(*IMAGE, 64), draw(*TIME), draw(*CONTEXT)
     extra = dict(encoder_hidden_states=torch.from_numpy(context)) if kind == "sdxl" else {}
     expected = theirs.mid_block(nchw(x), torch.from_numpy(time), **extra)
-    assert_close(run(ours.mid_block, x, time, context), nhwc(expected), BLOCK)
+    prompt = run(ours.mid_block, context, method="project")
+    assert_close(run(ours.mid_block, x, time, prompt), nhwc(expected), BLOCK)
 
 
 @pytest.mark.parametrize("index, channels, skipped", [(0, 64, (32, 64, 64)), (1, 64, (16, 32, 32)), (2, 32, (16,) * 3)])
@@ -119,7 +123,8 @@ def test_up_block(networks, index, channels, skipped):
     skips = [draw(*IMAGE, width) for width in skipped]
     extra = dict(encoder_hidden_states=torch.from_numpy(context)) if index < 2 else {}
     expected = theirs.up_blocks[index](nchw(x), tuple(map(nchw, skips)), torch.from_numpy(time), **extra)
-    assert_close(run(ours.up_blocks[index], x, [*map(jnp.asarray, skips)], time, context), nhwc(expected), BLOCK)
+    block, skips = ours.up_blocks[index], [*map(jnp.asarray, skips)]
+    assert_close(run(block, x, skips, time, run(block, context, method="project")), nhwc(expected), BLOCK)
 
 
 def test_samplers_of_pixels(networks):
@@ -141,8 +146,10 @@ def test_embedding_of_time_and_size(networks):
     time = theirs.time_proj(torch.from_numpy(TIMESTEPS))
     sizes = theirs.add_time_proj(ids.flatten())
     assert_close(sinusoidal_embedding(jnp.asarray(TIMESTEPS), 16), time.numpy(), WHOLE)  # float32 angles up to 1000
-    expected = theirs.time_embedding(time) + theirs.add_embedding(torch.cat([pooled, sizes.reshape(2, -1)], dim=-1))
-    assert_close(run(ours, TIMESTEPS, pooled.numpy(), TIME_IDS, method="embed"), expected.numpy(), BLOCK)
+    assert_close(run(ours.time_embedding, time.numpy()), theirs.time_embedding(time).numpy(), BLOCK)
+    expected = theirs.add_embedding(torch.cat([pooled, sizes.reshape(2, -1)], dim=-1))
+    made = run(ours, draw(*CONTEXT), pooled.numpy(), TIME_IDS, method="condition")
+    assert_close(made.added, expected.numpy(), BLOCK)
 
 
 @pytest.mark.parametrize("kind", reference.UNETS)
@@ -196,9 +203,34 @@ def test_text_encoder(networks, config, part, hidden_act, eos_token_id):
     tokens[0, 9:], tokens[1, 3], tokens[1, 4:], tokens[2, -1], tokens[3, 1] = end, end, 0, end, end
     features = run(ours, tokens.astype(np.int32))
     expected = theirs(torch.from_numpy(tokens), output_hidden_states=True)
-    assert_close(features.penultimate, expected.hidden_states[-2].numpy(), WHOLE)
+    assert_close(features.hidden, expected.hidden_states[-2].numpy(), WHOLE)
     pooled = expected.text_embeds if part == "text_encoder_2" else expected.pooler_output
     assert_close(features.pooled, pooled.numpy(), WHOLE)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_clip_skip(networks, config, part):
+    """Every row skips as many layers as it says, in one program; the pooled text stays."""
+    ours, theirs = networks(part)
+    assert max_clip_skip(config.text_encoder, config.text_encoder_2) == 2
+    tokens = np.random.default_rng(2).integers(10, 300, (6, reference.LENGTH)).astype(np.int32)
+    skips = np.array([0, 1, 2, 2, 1, 0], np.int32)
+    expected = theirs(torch.from_numpy(tokens), output_hidden_states=True)
+    states = np.stack([state.numpy() for state in expected.hidden_states])
+    features, plain = run(ours, tokens, skips), run(ours, tokens)
+    for row, skip in enumerate(skips):
+        assert_close(features.hidden[row], states[-(skip + 2), row], BLOCK)
+    np.testing.assert_array_equal(features.hidden[::5], plain.hidden[::5])
+    np.testing.assert_array_equal(features.pooled, plain.pooled)
+
+
+def test_clip_skip_needs_no_recompile(networks):
+    ours, _ = networks("text_encoder")
+    graphdef, state = nnx.split(ours)
+    encode = jax.jit(lambda state, *inputs: nnx.merge(graphdef, state)(*inputs))
+    tokens = np.full((2, reference.LENGTH), END, np.int32)
+    zero, two = (encode(state, tokens, np.full(2, skip, np.int32)).hidden for skip in (0, 2))
+    assert encode._cache_size() == 1 and not np.array_equal(zero, two)
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +243,11 @@ def count(config):
         part: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
         for part, tree in abstract_params(config).items()
     }
+
+
+def test_the_released_encoders_skip_eleven_layers_at_most():
+    config = presets.ssd_1b()
+    assert max_clip_skip(config.text_encoder, config.text_encoder_2) == 11  # of CLIP ViT-L's 12
 
 
 def test_full_size_parameter_counts():

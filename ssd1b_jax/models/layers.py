@@ -7,12 +7,15 @@ Every module takes the `dtype` it computes in and keeps its parameters in.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
+
+from ssd1b_jax import kernels
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -47,6 +50,17 @@ class Conv(nnx.Conv):
             param_dtype=dtype,
             rngs=rngs,
         )
+
+    def lay_out(self, platform: str | None) -> None:
+        """Replace the kernel by what `platform` convolves with, if that is something else."""
+        kernel = self.kernel[...]
+        if kernels.suits_winograd(platform, kernel.shape, self.strides, self.padding, kernel.dtype):
+            self.kernel = nnx.List(map(nnx.Param, kernels.winograd_weights(kernel)))
+
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch out_h out_w out"]:
+        if isinstance(self.kernel, nnx.List):
+            return kernels.winograd(x, [weight[...] for weight in self.kernel]) + self.bias[...]
+        return super().__call__(x)
 
 
 class GroupNorm(nnx.Module):
@@ -84,26 +98,15 @@ class LayerNorm(nnx.LayerNorm):
         return super().__call__(x).astype(x.dtype)
 
 
-def attention(
-    query: Float[Array, "batch queries channels"],
-    key: Float[Array, "batch keys channels"],
-    value: Float[Array, "batch keys channels"],
-    *,
-    num_heads: int,
-    is_causal: bool = False,
-) -> Float[Array, "batch queries channels"]:
-    """Scaled dot-product attention over `num_heads` equal slices of the channels."""
+class KeyValue(NamedTuple):
+    """What attention is over, projected: the same in every step of a picture where it is the prompt."""
 
-    def heads(x):
-        return x.reshape(*x.shape[:-1], num_heads, -1)
-
-    return jax.nn.dot_product_attention(heads(query), heads(key), heads(value), is_causal=is_causal).reshape(
-        query.shape
-    )
+    key: Float[Array, "batch tokens channels"]
+    value: Float[Array, "batch tokens channels"]
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of `hidden` over `context`, or over itself where none is given."""
+    """Multi-head attention of `hidden` over what `project` made of a context, or over itself."""
 
     def __init__(
         self, channels: int, context_dim: int, num_heads: int, *, qkv_bias: bool = False, dtype, rngs: nnx.Rngs
@@ -114,14 +117,14 @@ class Attention(nnx.Module):
         self.to_v = Linear(context_dim, channels, use_bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.to_out = Linear(channels, channels, dtype=dtype, rngs=rngs)
 
+    def project(self, context: Float[Array, "batch tokens context_channels"]) -> KeyValue:
+        return KeyValue(self.to_k(context), self.to_v(context))
+
     def __call__(
-        self,
-        hidden: Float[Array, "batch tokens channels"],
-        context: Float[Array, "batch context_tokens context_channels"] | None = None,
+        self, hidden: Float[Array, "batch tokens channels"], over: KeyValue | None = None
     ) -> Float[Array, "batch tokens channels"]:
-        source = hidden if context is None else context
-        mixed = attention(self.to_q(hidden), self.to_k(source), self.to_v(source), num_heads=self.num_heads)
-        return self.to_out(mixed)
+        key, value = self.project(hidden) if over is None else over
+        return self.to_out(kernels.attention(self.to_q(hidden), key, value, num_heads=self.num_heads))
 
 
 class ResnetBlock(nnx.Module):

@@ -4,6 +4,8 @@ It takes noisy latents, a timestep and the prompt's conditioning, and predicts t
 module tree keeps the names of diffusers' UNet2DConditionModel, which the checkpoints use.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,6 +17,7 @@ from ssd1b_jax.models.layers import (
     Conv,
     Downsample,
     GroupNorm,
+    KeyValue,
     LayerNorm,
     Linear,
     MLPEmbedding,
@@ -27,6 +30,16 @@ Latents = Float[Array, "batch height width channels"]
 Tokens = Float[Array, "batch tokens channels"]
 Context = Float[Array, "batch context_tokens context_channels"]
 TimeEmbedding = Float[Array, "batch features"]
+Prompt = list[list[KeyValue]]  # for each transformer of a level, for each of its blocks
+
+
+class Conditioning(NamedTuple):
+    """What the UNet makes of prompt and sizes alone: once for a picture, not at every step."""
+
+    added: TimeEmbedding
+    down: list[Prompt]
+    mid: Prompt
+    up: list[Prompt]
 
 
 class FeedForward(nnx.Module):
@@ -52,9 +65,9 @@ class TransformerBlock(nnx.Module):
         self.norm3 = LayerNorm(channels, dtype=dtype, rngs=rngs)
         self.ff = FeedForward(channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Tokens, context: Context) -> Tokens:
+    def __call__(self, x: Tokens, prompt: KeyValue) -> Tokens:
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
+        x = x + self.attn2(self.norm2(x), prompt)
         return x + self.ff(self.norm3(x))
 
 
@@ -70,11 +83,15 @@ class SpatialTransformer(nnx.Module):
         )
         self.proj_out = Linear(channels, channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Latents, context: Context) -> Latents:
+    def project(self, context: Context) -> list[KeyValue]:
+        """The prompt's keys and values for each block."""
+        return [block.attn2.project(context) for block in self.transformer_blocks]
+
+    def __call__(self, x: Latents, prompt: list[KeyValue]) -> Latents:
         batch, height, width, channels = x.shape
         tokens = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
-        for block in self.transformer_blocks:
-            tokens = block(tokens, context)
+        for block, over in zip(self.transformer_blocks, prompt, strict=True):
+            tokens = block(tokens, over)
         return x + self.proj_out(tokens).reshape(x.shape)
 
 
@@ -111,13 +128,21 @@ class Stage(nnx.Module):
             if depth
         )
 
-    def layers(self):
-        """Pairs of a resnet and the transformer behind it, or None."""
-        attentions = iter(self.attentions)
-        return [
-            (resnet, next(attentions) if depth else None)
-            for resnet, depth in zip(self.resnets, self.depths, strict=True)
-        ]
+    def project(self, context: Context) -> Prompt:
+        """The prompt's keys and values for each transformer."""
+        return [attention.project(context) for attention in self.attentions]
+
+    def layers(self, time_embedding: TimeEmbedding, prompt: Prompt):
+        """What to apply in turn: a resnet with the transformer behind it, if there is one."""
+        transformers = zip(self.attentions, prompt, strict=True)
+        for resnet, depth in zip(self.resnets, self.depths, strict=True):
+            transformer, over = next(transformers) if depth else (None, None)
+
+            def layer(x, resnet=resnet, transformer=transformer, over=over):
+                x = resnet(x, time_embedding)
+                return x if transformer is None else transformer(x, over)
+
+            yield layer
 
 
 class DownBlock(Stage):
@@ -134,12 +159,10 @@ class DownBlock(Stage):
         last = level == len(config.block_out_channels) - 1
         self.downsampler = None if last else Downsample(channels, padding=1, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Latents, time_embedding: TimeEmbedding, context: Context) -> tuple[Array, list[Array]]:
+    def __call__(self, x: Latents, time_embedding: TimeEmbedding, prompt: Prompt) -> tuple[Array, list[Array]]:
         skips = []
-        for resnet, transformer in self.layers():
-            x = resnet(x, time_embedding)
-            if transformer is not None:
-                x = transformer(x, context)
+        for layer in self.layers(time_embedding, prompt):
+            x = layer(x)
             skips.append(x)
         if self.downsampler is not None:
             x = self.downsampler(x)
@@ -157,11 +180,9 @@ class MidBlock(Stage):
             (channels,) * len(depths), channels, depths, config.num_attention_heads[-1], config, dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, x: Latents, time_embedding: TimeEmbedding, context: Context) -> Latents:
-        for resnet, transformer in self.layers():
-            x = resnet(x, time_embedding)
-            if transformer is not None:
-                x = transformer(x, context)
+    def __call__(self, x: Latents, time_embedding: TimeEmbedding, prompt: Prompt) -> Latents:
+        for layer in self.layers(time_embedding, prompt):
+            x = layer(x)
         return x
 
 
@@ -180,11 +201,9 @@ class UpBlock(Stage):
         )
         self.upsampler = Upsample(channels, dtype=dtype, rngs=rngs) if level else None
 
-    def __call__(self, x: Latents, skips: list[Array], time_embedding: TimeEmbedding, context: Context) -> Array:
-        for resnet, transformer in self.layers():
-            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time_embedding)
-            if transformer is not None:
-                x = transformer(x, context)
+    def __call__(self, x: Latents, skips: list[Array], time_embedding: TimeEmbedding, prompt: Prompt) -> Array:
+        for layer in self.layers(time_embedding, prompt):
+            x = layer(jnp.concatenate([x, skips.pop()], axis=-1))
         return x if self.upsampler is None else self.upsampler(x)
 
 
@@ -216,23 +235,36 @@ class UNet(nnx.Module):
         both text encoders side by side, `pooled` the second one's projection, `time_ids` the
         original height and width, the crop's top and left, the target height and width, in pixels.
         """
+        return self.denoise(latents, timesteps, self.condition(context, pooled, time_ids))
+
+    def condition(self, context: Context, pooled: Array, time_ids: Array) -> Conditioning:
+        """What `denoise` needs of the prompt and the sizes; see `__call__` for the arguments."""
         dtype = self.conv_in.dtype
         context = context.astype(dtype)
-        time_embedding = self.embed(timesteps, pooled, time_ids)
-        x = self.conv_in(latents)
-        skips = [x]
-        for block in self.down_blocks:
-            x, made = block(x, time_embedding, context)
-            skips += made
-        x = self.mid_block(x, time_embedding, context)
-        for block in self.up_blocks:
-            x = block(x, skips, time_embedding, context)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(latents.dtype)
-
-    def embed(self, timesteps: Array, pooled: Array, time_ids: Array) -> TimeEmbedding:
-        """Time, pooled text and size as the one vector that every resnet sees."""
-        dtype = self.conv_in.dtype
-        time = sinusoidal_embedding(timesteps, self.config.block_out_channels[0])
         sizes = sinusoidal_embedding(time_ids, self.config.added_time_embed_dim).reshape(len(time_ids), -1)
         added = jnp.concatenate([pooled.astype(jnp.float32), sizes], axis=-1)
-        return self.time_embedding(time.astype(dtype)) + self.add_embedding(added.astype(dtype))
+        return Conditioning(
+            self.add_embedding(added.astype(dtype)),
+            [block.project(context) for block in self.down_blocks],
+            self.mid_block.project(context),
+            [block.project(context) for block in self.up_blocks],
+        )
+
+    def denoise(
+        self,
+        latents: Latents,
+        timesteps: Float[Array, " batch"] | Int[Array, " batch"],
+        conditioning: Conditioning,
+    ) -> Latents:
+        """The noise in `latents`, given what `condition` made: the part that every step repeats."""
+        time = sinusoidal_embedding(timesteps, self.config.block_out_channels[0])
+        time_embedding = self.time_embedding(time.astype(self.conv_in.dtype)) + conditioning.added
+        x = self.conv_in(latents)
+        skips = [x]
+        for block, prompt in zip(self.down_blocks, conditioning.down, strict=True):
+            x, made = block(x, time_embedding, prompt)
+            skips += made
+        x = self.mid_block(x, time_embedding, conditioning.mid)
+        for block, prompt in zip(self.up_blocks, conditioning.up, strict=True):
+            x = block(x, skips, time_embedding, prompt)
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(latents.dtype)

@@ -1,0 +1,140 @@
+"""`python -m ssd1b_jax.bench`: tables of times beside a peer's."""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import numpy as np
+
+from ssd1b_jax.bench.contenders import ContenderError, Measured, take_turns
+from ssd1b_jax.bench.task import MODELS, Task
+
+PARTS = {
+    "unet": "one call on the guidance pair, as each step makes it",
+    "vae-encode": "pixels to latents",
+    "vae-decode": "latents to pixels",
+    "text": "both text encoders, both prompts",
+    "img2img": "a whole picture, programs compiled and weights loaded",
+    "start": "a new process to its first picture; compiled programs are cached (emoji only)",
+    "load": "a new process to weights in memory (emoji only)",
+    "batch": "16 pictures over 4 virtual devices",
+    "compile": "tracing and compiling the UNet, no cache",
+    "host": "a picture, and how long of it no device had work",
+}
+FRESH = ("start", "load")  # every run in a new process
+ALONE = ("batch", "compile", "host")  # with nothing to compare to
+EMBEDDED_ONLY = ("start", "load")  # need a model folder
+COLUMNS = ("who", "median s", "spread s", "ratio", "CPU s", "peak GB", "TFLOP", "of peak")
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parse(argv)
+    peak = matmul_peak()
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"float32 matrix product of 2048: {peak / 1e9:.0f} GFLOP/s; {_versions()}")
+    names = ["ours"] + ["peer"] * (options.peer and find_spec("torch") is not None)
+    try:
+        for part in options.parts or PARTS:
+            if options.model != "emoji" and part in EMBEDDED_ONLY:
+                if options.parts:
+                    raise ContenderError(f"{part} can be measured with --model emoji only, got {options.model}")
+                continue
+            task = Task(
+                part=part, model=options.model, size=options.size, steps=options.steps, strength=options.strength
+            )
+            taking_part = names[:1] if part in ALONE else names
+            measured = take_turns(taking_part, task, options.reps, warm=part not in FRESH)
+            print(f"\n{part}, {task.model} at {task.size}: {PARTS[part]}\n")
+            print(table(measured, peak), flush=True)
+    except ContenderError as error:
+        print(f"ssd1b_jax.bench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    listing = "\n".join(f"  {name:<12}{what}" for name, what in PARTS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m ssd1b_jax.bench",
+        description="Time parts of the work beside diffusers on PyTorch, taking turns. Parts:\n" + listing,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="parts to time (default: all)")
+    parser.add_argument("--model", choices=MODELS, default="emoji", help="ssd_1b has random weights (default: emoji)")
+    parser.add_argument("--size", type=int, help="pixels along each side (default: 64 for emoji, 512 for ssd_1b)")
+    parser.add_argument("--steps", type=int, help="default: 30 for emoji, 20 for ssd_1b")
+    parser.add_argument("--strength", type=float, help="default: 1.0 for emoji, 0.6 for ssd_1b")
+    parser.add_argument("--reps", type=int, default=5, help="runs of each contender after the first (default: 5)")
+    parser.add_argument("--no-peer", dest="peer", action="store_false", help="ours alone")
+    options = parser.parse_args(argv)
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
+    if options.reps < 1:
+        parser.error(f"--reps must be at least 1, got {options.reps}")
+    small = options.model == "emoji"
+    for name, value in dict(
+        size=64 if small else 512, steps=30 if small else 20, strength=1.0 if small else 0.6
+    ).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    multiple = MODELS[options.model]().size_multiple
+    if options.size < multiple or options.size % multiple:
+        parser.error(f"--size must be a positive multiple of {multiple}, got {options.size}")
+    return options
+
+
+def table(measured: list[Measured], peak: float) -> str:
+    """One row for each contender, in Markdown. `ratio` is ours to it: below 1, ours is faster.
+
+    The ratio is the median over turns, each of which both had under nearly the same conditions.
+    """
+    ours = measured[0]
+    flops = ours.flops
+    rows = [COLUMNS]
+    for one in measured:
+        ratio = statistics.median(a / b for a, b in zip(ours.seconds, one.seconds, strict=True))
+        rows.append(
+            (
+                one.name,
+                f"{one.median:.3f}",
+                f"{min(one.seconds):.3f} to {max(one.seconds):.3f}",
+                "" if one is ours else f"{ratio:.2f}",
+                f"{statistics.median(one.cpu):.2f}",
+                f"{one.memory / 1e9:.2f}",
+                f"{flops / 1e12:.3f}" if flops else "",
+                f"{flops / one.median / peak:.0%}" if flops else "",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    lines += [f"{one.name}: {name} {value:.4g}" for one in measured for name, value in one.notes.items()]
+    return "\n".join(lines)
+
+
+def matmul_peak(size: int = 2048, tries: int = 7) -> float:
+    """Floating point operations a second of the best of some float32 matrix products by NumPy."""
+    matrix = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
+    best = float("inf")
+    for _ in range(tries):
+        began = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def _versions() -> str:
+    names = ["jax", *(name for name in ("torch", "diffusers") if find_spec(name))]
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

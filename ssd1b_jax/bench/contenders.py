@@ -1,0 +1,141 @@
+"""Contenders in processes of their own, taking turns."""
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+
+from ssd1b_jax.bench.task import Task
+
+TIMEOUT = 3600  # seconds that one run may take, setting up included
+
+
+class ContenderError(RuntimeError):
+    """A contender that could not do its part."""
+
+
+@dataclass
+class Measured:
+    """Seconds of each run, by the clock and of all cores together; peak memory in bytes; flops of one run."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    memory: float = 0
+    flops: float | None = None
+    notes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+@dataclass
+class Prepared:
+    """What a part's setting up gives: `run` does it once, and is done when it returns.
+
+    `flops` are those of the plain algorithms; `notes` more numbers to show, asked for at the end.
+    """
+
+    run: Callable[[], None]
+    flops: float | None = None
+    notes: Callable[[], dict[str, float]] = dict
+
+
+def take_turns(names: list[str], task: Task, reps: int, warm: bool = True) -> list[Measured]:
+    """Run a task `reps` times by each contender, one after the other, after one run to warm up."""
+    if not warm:
+        return _fresh(names, task, reps)
+    context = multiprocessing.get_context("spawn")
+    processes = []
+    try:
+        for name in names:
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there, name, task), daemon=True)
+            process.start()
+            there.close()
+            processes.append((process, here, Measured(name)))
+            _answer(process, here)  # one sets up after the other
+        for rep in range(reps + 1):
+            for process, here, measured in processes:
+                here.send("run")
+                seconds, cpu = _answer(process, here)
+                if rep:
+                    measured.seconds.append(seconds)
+                    measured.cpu.append(cpu)
+        for process, here, measured in processes:
+            here.send("stop")
+            measured.memory, measured.flops, measured.notes = _answer(process, here)
+            process.join()
+    finally:
+        for process, _, _ in processes:
+            process.kill()
+    return [measured for _, _, measured in processes]
+
+
+def _fresh(names: list[str], task: Task, reps: int) -> list[Measured]:
+    """As `take_turns`, each run in a new process and timed from its start; one run fills the caches of the disk."""
+    context = multiprocessing.get_context("spawn")
+    every = [Measured(name) for name in names]
+    for rep in range(reps + 1):
+        for measured in every:
+            here, there = context.Pipe()
+            process = context.Process(target=_once, args=(there, measured.name, task), daemon=True)
+            began = time.perf_counter()
+            process.start()
+            there.close()
+            cpu, memory = _answer(process, here)
+            if rep:
+                measured.seconds.append(time.perf_counter() - began)
+                measured.cpu.append(cpu)
+                measured.memory = max(measured.memory, memory)
+            process.join()
+    return every
+
+
+def _answer(process, connection):
+    try:
+        if not connection.poll(TIMEOUT):
+            raise ContenderError(f"a contender gave no answer for {TIMEOUT} s")
+        answer = connection.recv()
+    except EOFError:
+        process.join()
+        raise ContenderError(f"a contender died with exit code {process.exitcode}: is there memory enough?") from None
+    if isinstance(answer, ContenderError):
+        raise answer
+    return answer
+
+
+def _prepare(name: str, task: Task) -> Prepared:
+    return import_module(f"ssd1b_jax.bench.{name}").PARTS[task.part](task)
+
+
+def _serve(connection, name: str, task: Task) -> None:
+    try:
+        prepared = _prepare(name, task)
+        connection.send(None)
+        while connection.recv() == "run":
+            began, cpu = time.perf_counter(), time.process_time()
+            prepared.run()
+            connection.send((time.perf_counter() - began, time.process_time() - cpu))
+        connection.send((_peak(), prepared.flops, prepared.notes()))
+    except Exception as error:
+        connection.send(ContenderError(f"{name}, {task.part}: {type(error).__name__}: {error}"))
+
+
+def _once(connection, name: str, task: Task) -> None:
+    try:
+        _prepare(name, task).run()
+        connection.send((time.process_time(), _peak()))
+    except Exception as error:
+        connection.send(ContenderError(f"{name}, {task.part}: {type(error).__name__}: {error}"))
+
+
+def _peak() -> float:
+    """The most memory this process has held, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

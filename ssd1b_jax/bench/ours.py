@@ -1,0 +1,183 @@
+"""Each part as this project does it, in float32 with random weights where only the time matters."""
+
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ssd1b_jax import models
+from ssd1b_jax.bench.contenders import Prepared
+from ssd1b_jax.bench.task import GUIDED, Task
+from ssd1b_jax.checkpoint import Manifest, Model, load_model, read_manifest
+from ssd1b_jax.devices import Devices
+from ssd1b_jax.pipeline import Pipeline
+from ssd1b_jax.request import Request
+
+PLATFORM = "cpu"
+
+
+def random_params(part: str, task: Task, platform: str | None = None) -> dict:
+    """Weights that keep activations at their size."""
+    numbers = task.draw(1 << 20)
+
+    def fill(path, leaf):
+        if path[-1] == "scale":
+            return jnp.ones(leaf.shape)
+        spread = 0.02 if leaf.ndim == 1 else float(np.prod(leaf.shape[:-1])) ** -0.5
+        count = int(np.prod(leaf.shape))
+        repeated = np.broadcast_to(numbers, (-(-count // len(numbers)), len(numbers))).reshape(-1)[:count]
+        return jnp.asarray(repeated.reshape(leaf.shape)) * spread
+
+    shapes = models.abstract(part, task.config, platform=platform)[1]
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: fill([key.key for key in path], leaf), shapes)
+
+
+def _network(part: str, task: Task, method: str, *arguments) -> Prepared:
+    """One method of a network; its flops are counted on the plain algorithms."""
+
+    def call(graphdef, params, *arguments):
+        return getattr(nnx.merge(graphdef, params), method)(*arguments)
+
+    arguments = jax.tree.map(jnp.asarray, arguments)
+    plain, shapes = models.abstract(part, task.config)
+    flops = jax.jit(partial(call, plain)).lower(shapes, *arguments).cost_analysis()["flops"]
+    graphdef, _ = models.abstract(part, task.config, platform=PLATFORM)
+    params = random_params(part, task, PLATFORM)
+    compiled = jax.jit(partial(call, graphdef)).lower(params, *arguments).compile()
+    return Prepared(lambda: jax.block_until_ready(compiled(params, *arguments)), flops)
+
+
+def unet(task: Task) -> Prepared:
+    """What a step calls: the prompt's keys and values are already there."""
+    graphdef, _ = models.abstract("unet", task.config)
+    given = task.draw(GUIDED, task.length, task.config.unet.cross_attention_dim)
+    given = given, task.draw(GUIDED, task.config.unet.pooled_dim), np.ones((GUIDED, 6), np.float32)
+    shapes = jax.eval_shape(
+        lambda params: nnx.merge(graphdef, params).condition(*map(jnp.asarray, given)),
+        models.abstract("unet", task.config)[1],
+    )
+    conditioning = jax.tree.map(lambda leaf: task.draw(*leaf.shape), shapes)
+    timesteps = np.full(GUIDED, 500, np.float32)
+    return _network("unet", task, "denoise", task.draw(GUIDED, *task.latents), timesteps, conditioning)
+
+
+def vae_encode(task: Task) -> Prepared:
+    return _network("vae", task, "encode", task.draw(1, task.size, task.size, 3))
+
+
+def vae_decode(task: Task) -> Prepared:
+    return _network("vae", task, "decode", task.draw(1, *task.latents))
+
+
+def text(task: Task) -> Prepared:
+    parts = [_network(part, task, "__call__", task.tokens()) for part in ("text_encoder", "text_encoder_2")]
+    return Prepared(lambda: [part.run() for part in parts] and None, sum(part.flops for part in parts))
+
+
+def _pipeline(task: Task, devices=None) -> Pipeline:
+    """The embedded model with its weights, another with random ones and the embedded one's vocabulary."""
+    if task.model == "emoji":
+        return Pipeline.from_pretrained("emoji", devices=devices)
+    about = dict(
+        dtype="float32",
+        source="random weights",
+        revision=None,
+        licence="unknown",
+        files={},
+        name=task.model,
+        sha256="0",
+    )
+    manifest = Manifest(folder=read_manifest("emoji").folder, config=task.config, **about)
+    model = Model(manifest=manifest, params={part: random_params(part, task) for part in models.PARTS})
+    return Pipeline(model, devices=devices)
+
+
+def _request(task: Task, seed: int = 0) -> Request:
+    return Request(
+        image=task.picture(), prompt="a red apple", negative_prompt="a cat", width=task.size, height=task.size,
+        strength=task.strength, num_inference_steps=task.steps, guidance_scale=5.0, seed=seed,
+    )  # fmt: skip
+
+
+def img2img(task: Task) -> Prepared:
+    pipe = _pipeline(task, jax.local_devices()[:1])
+    return Prepared(lambda: pipe.generate([_request(task)]) and None)
+
+
+def start(task: Task) -> Prepared:
+    """From a new process to its first picture, programs already in the compilation cache."""
+    return img2img(task)
+
+
+def load(task: Task) -> Prepared:
+    return Prepared(lambda: jax.block_until_ready(load_model(task.model).params) and None)
+
+
+def host(task: Task) -> Prepared:
+    """Pictures one after the other, and how long no device had work: `host_s` of the time of each."""
+    spent = []
+    mapped = Devices.map
+
+    def timed(self, function, **how):
+        call = mapped(self, function, **how)
+
+        def run(*arguments):
+            began = time.perf_counter()
+            results = jax.block_until_ready(call(*arguments))
+            spent.append(time.perf_counter() - began)
+            return results
+
+        return run
+
+    Devices.map = timed
+    pipe = _pipeline(task, jax.local_devices()[:1])
+    shares = []
+
+    def run():
+        spent.clear()
+        began = time.perf_counter()
+        pipe.generate([_request(task)])
+        shares.append(time.perf_counter() - began - sum(spent))
+
+    return Prepared(run, notes=lambda: dict(host_s=float(np.median(shares[1:]))))
+
+
+def batch(task: Task, devices: int = 4, pictures: int = 16) -> Prepared:
+    """Many pictures over virtual devices, and how many pictures that is a second."""
+    jax.config.update("jax_num_cpu_devices", devices)
+    pipe = _pipeline(task)
+    requests = [_request(task, seed) for seed in range(pictures)]
+    times = []
+
+    def run():
+        began = time.perf_counter()
+        pipe.generate(requests)
+        times.append(time.perf_counter() - began)
+
+    return Prepared(run, notes=lambda: dict(pictures_per_s=pictures / float(np.median(times[1:]))))
+
+
+def compile_unet(task: Task) -> Prepared:
+    """Tracing and compiling the UNet from shapes alone, with no cache."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    graphdef, shapes = models.abstract("unet", task.config, platform=PLATFORM)
+    prompt = jax.ShapeDtypeStruct((GUIDED, task.length, task.config.unet.cross_attention_dim), jnp.float32)
+    pooled = jax.ShapeDtypeStruct((GUIDED, task.config.unet.pooled_dim), jnp.float32)
+    one, six = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((GUIDED,), (GUIDED, 6)))
+    latents = jax.ShapeDtypeStruct((GUIDED, *task.latents), jnp.float32)
+
+    def run():
+        jax.clear_caches()
+        call = jax.jit(lambda params, *arguments: nnx.merge(graphdef, params)(*arguments))
+        call.lower(shapes, latents, one, prompt, pooled, six).compile()
+
+    return Prepared(run)
+
+
+PARTS = {
+    "unet": unet, "vae-encode": vae_encode, "vae-decode": vae_decode, "text": text, "img2img": img2img,
+    "start": start, "load": load, "batch": batch, "compile": compile_unet, "host": host,
+}  # fmt: skip

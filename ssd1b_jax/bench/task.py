@@ -1,0 +1,50 @@
+"""What is timed: a part of the work, of one model, at one size; the same for all contenders."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssd1b_jax import config
+from ssd1b_jax.config import ModelConfig
+
+MODELS = {"emoji": config.emoji, "ssd_1b": config.ssd_1b}
+GUIDED = 2  # the negative and the positive prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """`part` is a name in `ours.PARTS`; `size` is the picture's height and width in pixels."""
+
+    part: str
+    model: str
+    size: int
+    steps: int
+    strength: float
+
+    @property
+    def config(self) -> ModelConfig:
+        return MODELS[self.model]()
+
+    def draw(self, *shape: int) -> np.ndarray:
+        return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+
+    @property
+    def latents(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        side = self.size // self.config.vae.factor
+        return side, side, self.config.vae.latent_channels
+
+    @property
+    def length(self) -> int:
+        return min(self.config.text_encoder.max_position_embeddings, self.config.text_encoder_2.max_position_embeddings)
+
+    def tokens(self) -> np.ndarray:
+        """Ids of both prompts; what they say makes no difference to the time."""
+        tokens = np.random.default_rng(0).integers(1, 500, (GUIDED, self.length))
+        tokens[:, -1] = self.config.text_encoder.vocab_size - 1
+        return tokens
+
+    def picture(self) -> np.ndarray:
+        """Pixels; smooth, as photographs are."""
+        ramp = np.linspace(0, 255, self.size)
+        return np.stack(np.broadcast_arrays(ramp[:, None], ramp, ramp[::-1, None]), axis=-1).astype(np.uint8)

@@ -1,0 +1,73 @@
+"""The benchmark's table, its turns, and each part on the embedded model."""
+
+from importlib.util import find_spec
+
+import pytest
+
+from ssd1b_jax.bench import __main__ as bench
+from ssd1b_jax.bench.contenders import ContenderError, Measured, take_turns
+from ssd1b_jax.bench.task import Task
+
+
+def test_the_table():
+    ours = Measured("ours", [1.0, 2.0, 4.0], [2.0, 4.0, 8.0], 2e9, 1e12, dict(host_s=0.25))
+    peer = Measured("peer", [2.0, 8.0, 5.0], [1.0, 1.0, 1.0], 1e9)
+    header, line, first, second, note = bench.table([ours, peer], 2e12).splitlines()
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == list(bench.COLUMNS)
+    assert set(line) == {"|", "-"}
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (first, second)]
+    assert cells[0] == ["ours", "2.000", "1.000 to 4.000", "", "4.00", "2.00", "1.000", "25%"]
+    # Turn by turn: 0.5, 0.25 and 0.8.
+    assert cells[1] == ["peer", "5.000", "2.000 to 8.000", "0.50", "1.00", "1.00", "1.000", "10%"]
+    assert note == "ours: host_s 0.25"
+    assert len(header) == len(line) == len(first) == len(second)
+
+
+def test_a_matrix_product_takes_time():
+    assert 1e8 < bench.matmul_peak(size=256, tries=2) < 1e15
+
+
+@pytest.mark.parametrize("wrong", [["unett"], ["unet", "--size", "60"], ["unet", "--reps", "0"]], ids=str)
+def test_what_it_refuses(wrong, capsys):
+    with pytest.raises(SystemExit):
+        bench.main(wrong)
+    assert "got" in capsys.readouterr().err
+
+
+def test_a_part_that_needs_a_folder_says_so(capsys):
+    assert bench.main(["load", "--model", "ssd_1b", "--no-peer"]) == 1
+    assert "--model emoji" in capsys.readouterr().err
+
+
+def task(part, **settings):
+    return Task(part=part, **dict(model="emoji", size=64, steps=2, strength=1.0) | settings)
+
+
+def test_contenders_take_turns():
+    (measured,) = take_turns(["ours"], task("text"), reps=2)
+    assert len(measured.seconds) == len(measured.cpu) == 2
+    assert all(seconds > 0 for seconds in measured.seconds)
+    assert measured.memory > 1e7
+    assert measured.flops > 1e6
+
+
+def test_a_contender_that_fails_is_named():
+    with pytest.raises(ContenderError, match="ours, nonsense"):
+        take_turns(["ours"], task("nonsense"), reps=1)
+
+
+PARTS = ["unet", "vae-encode", "vae-decode", "img2img"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the peer's own
+@pytest.mark.parametrize("name", ["ours", "peer"])
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_runs(part, name):
+    if name == "peer" and find_spec("torch") is None:
+        pytest.skip("needs PyTorch")
+    from importlib import import_module
+
+    prepared = import_module(f"ssd1b_jax.bench.{name}").PARTS[part](task(part))
+    prepared.run()
+    assert prepared.flops is None or prepared.flops > 1e7

@@ -1,0 +1,189 @@
+"""Each way of computing a layer against its definition, and that the right one is chosen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny import random_params, tiny_config
+
+from ssd1b_jax import kernels, models
+from ssd1b_jax.models.layers import Conv, KeyValue
+
+ROUNDING = 2e-6  # of the largest value: some units in the last place of float32, in sums of 100 or so
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(shape).standard_normal(shape), jnp.float32)
+
+
+def assert_close(got, expected, tolerance):
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def definition(x, kernel):
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=layout)
+
+
+@pytest.mark.parametrize("height, width", [(8, 12), (7, 9), (1, 2)])
+def test_winograd_is_a_convolution(height, width):
+    x, kernel = draw(2, height, width, 24), draw(3, 3, 24, 16)
+    got = kernels.winograd(x, kernels.winograd_weights(kernel))
+    assert_close(got, definition(x, kernel), ROUNDING)
+
+
+@pytest.mark.parametrize("height, pieces", [(16, 4), (15, 4), (12, 2), (2, 1)])
+def test_winograd_in_bands(monkeypatch, height, pieces):
+    """As many as halving the rows of tiles allows; their seams don't show."""
+    monkeypatch.setattr(kernels, "TILES", 16 * 2 * 2 * 5 * 8)
+    x, kernel = draw(2, height, 10, 8), draw(3, 3, 8, 6)
+    weights = kernels.winograd_weights(kernel)
+    assert f"length={pieces}" in str(jax.make_jaxpr(kernels.winograd)(x, weights)) or pieces == 1
+    assert_close(kernels.winograd(x, weights), definition(x, kernel), ROUNDING)
+
+
+def test_winograd_is_exact_where_numbers_are():
+    """Small integers times four: no transform rounds, so nothing may differ."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.integers(-8, 8, (1, 6, 6, 4)), 4 * rng.integers(-8, 8, (3, 3, 4, 4))
+    x, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+    np.testing.assert_array_equal(kernels.winograd(x, kernels.winograd_weights(kernel)), definition(x, kernel))
+
+
+def test_winograd_has_the_gradients_of_a_convolution():
+    x, kernel, weight = draw(1, 6, 8, 8), draw(3, 3, 8, 8), draw(1, 6, 8, 8)
+    ours = jax.grad(lambda x, k: (kernels.winograd(x, kernels.winograd_weights(k)) * weight).sum(), (0, 1))
+    theirs = jax.grad(lambda x, k: (definition(x, k) * weight).sum(), (0, 1))
+    for got, expected in zip(ours(x, kernel), theirs(x, kernel), strict=True):
+        assert_close(got, expected, ROUNDING)
+
+
+WIDE = (3, 3, 256, 320)
+
+
+@pytest.mark.parametrize(
+    "platform, shape, strides, padding, dtype, suits",
+    [
+        ("cpu", WIDE, 1, 1, jnp.float32, True),
+        ("cpu", WIDE, 2, 1, jnp.float32, False),
+        ("cpu", WIDE, 1, 0, jnp.float32, False),
+        ("cpu", WIDE, 1, 1, jnp.bfloat16, False),
+        ("cpu", (3, 3, 256, 4), 1, 1, jnp.float32, False),
+        ("cpu", (1, 1, 256, 320), 1, 1, jnp.float32, False),
+        ("tpu", WIDE, 1, 1, jnp.float32, False),
+        (None, WIDE, 1, 1, jnp.float32, False),
+    ],
+    ids=str,
+)
+def test_what_winograd_is_for(platform, shape, strides, padding, dtype, suits):
+    assert kernels.suits_winograd(platform, shape, strides, padding, dtype) is suits
+
+
+def test_a_network_laid_out_for_a_cpu_computes_the_same(monkeypatch):
+    """With every 3x3 convolution as Winograd, in the structure that `abstract` says."""
+    monkeypatch.setattr(kernels, "WINOGRAD_CHANNELS", 1)
+    models._abstract.cache_clear()
+    config = tiny_config()
+    params = jax.tree.map(jnp.asarray, random_params(config)["unet"])
+    arguments = draw(2, 8, 12, 4), draw(2) ** 2, draw(2, 5, 32), draw(2, 16), jnp.ones((2, 6))
+    results = []
+    for platform in (None, "cpu"):
+        graphdef, shapes = models.abstract("unet", config, platform=platform)
+        laid_out = models.lay_out("unet", config, params, platform)
+        assert jax.tree.map(jnp.shape, laid_out) == jax.tree.map(jnp.shape, shapes)
+        results.append(jax.jit(lambda params, g=graphdef: nnx.merge(g, params)(*arguments))(laid_out))
+    models._abstract.cache_clear()
+    assert len(jax.tree.leaves(laid_out)) > len(jax.tree.leaves(params))
+    assert_close(results[1], results[0], 5e-5)  # as whole networks agree with PyTorch's
+
+
+@pytest.mark.parametrize("platform", [None, "tpu", "gpu"])
+def test_other_platforms_take_weights_as_they_are(platform):
+    config = tiny_config()
+    params = random_params(config)["vae"]
+    laid_out = models.lay_out("vae", config, params, platform)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, laid_out, params)))
+
+
+def test_a_convolution_keeps_its_bias_when_laid_out():
+    conv = Conv(256, 256, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    conv.bias[...] = draw(256)
+    x = draw(1, 4, 4, 256)
+    expected = conv(x)
+    conv.lay_out("cpu")
+    assert isinstance(conv.kernel, nnx.List)
+    assert_close(conv(x), expected, ROUNDING)
+
+
+def attend(*inputs, num_heads=2):
+    return kernels.attention(*inputs, num_heads=num_heads)
+
+
+@pytest.mark.parametrize("queries, keys", [(16, 16), (16, 7), (12, 5)])
+def test_attention_in_pieces(monkeypatch, queries, keys):
+    inputs = draw(2, queries, 8), draw(2, keys, 8), draw(2, keys, 8)
+    with kernels.plain():
+        expected = attend(*inputs)
+    monkeypatch.setattr(kernels, "SCORES", 2 * 2 * keys * 4)  # four queries at a time
+    assert "while" in str(jax.make_jaxpr(attend)(*inputs)) or "scan" in str(jax.make_jaxpr(attend)(*inputs))
+    assert_close(attend(*inputs), expected, ROUNDING)
+
+
+def test_flash_attention():
+    """The kernel for TPUs, interpreted; fewer queries than keys, in blocks of other sizes."""
+    from jax.experimental.pallas import tpu as pltpu
+
+    query, key, value = draw(1, 128, 1, 64), draw(1, 256, 1, 64), draw(1, 256, 1, 64)
+    with pltpu.force_tpu_interpret_mode():
+        got = kernels.flash_attention(query, key, value)
+    assert_close(got, jax.nn.dot_product_attention(query, key, value), ROUNDING)
+
+
+def lowered(platform, *shapes, dtype=jnp.bfloat16):
+    inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(attend).trace(*inputs).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_the_platform_chooses_the_attention():
+    """When a program is lowered, so a machine without a TPU can compile for one."""
+    tokens, prompt = (1, 1024, 128), (1, 77, 128)
+    assert "tpu_custom_call" in lowered("tpu", tokens, tokens, tokens)
+    assert "tpu_custom_call" in lowered("tpu", tokens, tokens, tokens, dtype=jnp.float32)
+    assert "tpu_custom_call" not in lowered("cpu", tokens, tokens, tokens)
+    assert "tpu_custom_call" not in lowered("tpu", tokens, prompt, prompt)
+
+
+def test_attention_has_gradients_whatever_is_chosen():
+    inputs = draw(1, 512, 128), draw(1, 512, 128), draw(1, 512, 128)
+
+    def loss(query, key, value):
+        return jnp.square(attend(query, key, value)).sum()
+
+    got = jax.grad(loss, (0, 1, 2))(*inputs)
+    with kernels.plain():
+        expected = jax.grad(loss, (0, 1, 2))(*inputs)
+    for a, b in zip(got, expected, strict=True):
+        assert_close(a, b, 10 * ROUNDING)  # sums over 512 keys, forth and back
+
+
+def test_keys_and_values_are_made_once():
+    """`denoise` with what `condition` made holds no product with the prompt, and gives the bits of the whole."""
+    config = tiny_config()
+    graphdef, _ = models.abstract("unet", config)
+    params = jax.tree.map(jnp.asarray, random_params(config)["unet"])
+    latents, timesteps, prompt = draw(2, 8, 8, 4), draw(2) ** 2, draw(2, 5, 32)
+    pooled, time_ids = draw(2, 16), jnp.ones((2, 6))
+    condition = jax.jit(lambda params: nnx.merge(graphdef, params).condition(prompt, pooled, time_ids))
+    conditioning = condition(params)
+    over = [leaf for leaf in jax.tree.leaves(conditioning, is_leaf=lambda x: isinstance(x, KeyValue))][1:]
+    assert all(isinstance(pair, KeyValue) and pair.key.shape == pair.value.shape for pair in over)
+    depth = sum(map(sum, (*config.unet.down_depths, *config.unet.up_depths)))
+    assert len(over) == depth + config.unet.mid_depth
+    denoise = jax.jit(lambda params, c: nnx.merge(graphdef, params).denoise(latents, timesteps, c))
+    whole = jax.jit(lambda params: nnx.merge(graphdef, params)(latents, timesteps, prompt, pooled, time_ids))
+    assert_close(denoise(params, conditioning), whole(params), ROUNDING)
+    said = str(jax.make_jaxpr(denoise)(params, conditioning))
+    assert "f32[2,5,32]" not in said and "f32[10,32]" not in said
