@@ -1,11 +1,11 @@
 """Reader of a diffusers folder: where each part's safetensors files are, and the tensors in them."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 
+from ssd1b_jax.files import FileError, read_json
 from ssd1b_jax.tensors import WeightsError, read_safetensors
 
 STEMS = {
@@ -14,42 +14,69 @@ STEMS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
-VARIANTS = ("", ".fp16")
 
 
-def read_part(folder: Path, part: str) -> list[tuple[str, np.ndarray]]:
-    """Names and tensors of a part, from one file or from shards, mapped from disk and not yet read."""
-    return [named for file in _files(folder / part, STEMS[part]) for named in read_safetensors(file)]
+def read_part(folder: Path, part: str, dtype: str = "float32") -> list[tuple[str, np.ndarray]]:
+    """Names and tensors of a part, from one file or from shards, mapped from disk and not yet read.
+
+    Where a part is there in two precisions, `dtype` decides.
+    """
+    for name in candidates(STEMS[part], dtype):
+        path = folder / part / name
+        if path.is_file():
+            return _read_shards(path) if path.suffix == ".json" else read_safetensors(path)
+    pickled = sorted(path.name for path in (folder / part).glob("*.bin"))
+    raise WeightsError(
+        f"{folder / part} has no {STEMS[part]}.safetensors, whole, in shards or as .fp16"
+        + (f" ({', '.join(pickled)}: .bin files are not read, they are pickles)" if pickled else "")
+    )
+
+
+def candidates(stem: str, dtype: str) -> list[str]:
+    """What a part's weights, or the index of their shards, can be called; the first that is there counts.
+
+    For a `dtype` of 16 bits those are the files of 16 bits, half as large, and then the others.
+    """
+    variants = ("", ".fp16") if dtype == "float32" else (".fp16", "")
+    return [name for v in variants for name in (f"{stem}{v}.safetensors", f"{stem}.safetensors.index{v}.json")]
 
 
 def read_licence(folder: Path) -> str:
     """The licence in the header of the folder's model card, or "unknown"."""
     card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    found = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
+    if not card.is_file():
+        return "unknown"
+    with open(card, encoding="utf-8", errors="replace") as file:
+        text = file.read(1 << 16)
+    found = re.search(r"^license:[ \t]*([\w.+-]{1,64})[ \t]*$", text, re.MULTILINE)
     return found[1] if found else "unknown"
 
 
-def _files(folder: Path, stem: str) -> list[Path]:
-    for variant in VARIANTS:
-        single = folder / f"{stem}{variant}.safetensors"
-        if single.is_file():
-            return [single]
-        index = folder / f"{stem}.safetensors.index{variant}.json"
-        if index.is_file():
-            return _shards(index)
-    raise WeightsError(
-        f"{folder} has no {stem}.safetensors, whole, in shards or as .fp16 "
-        "(.bin and .ckpt files are not read: they are pickles, which can run code)"
-    )
+def _read_shards(index: Path) -> list[tuple[str, np.ndarray]]:
+    """The tensors of all shards; each must be in the one that the index names, and no other there."""
+    named = read_index(index)
+    tensors = []
+    for shard in sorted({*named.values()}):
+        held = read_safetensors(index.parent / shard)
+        lying = {name for name, _ in held} ^ {name for name, file in named.items() if file == shard}
+        if lying:
+            raise WeightsError(f"{index} and {shard} disagree about {len(lying)} tensors, {min(lying)[:200]!r} first")
+        tensors += held
+    return tensors
 
 
-def _shards(index: Path) -> list[Path]:
+def read_index(index: Path, present: bool = True) -> dict[str, str]:
+    """Which shard holds which tensor; with `present`, the shards must lie beside the index."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index} is no index of safetensors files: download it again") from error
-    for name in names:
-        if Path(name).name != name or not (index.parent / name).is_file():
-            raise WeightsError(f"{index} names {name!r}, which is not beside it: download it again")
-    return [index.parent / name for name in names]
+        data = read_json(index)
+    except FileError as error:
+        raise WeightsError(str(error)) from None
+    named = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise WeightsError(f"{index} is no index of safetensors files: download it again")
+    for shard in sorted({*named.values()}):
+        if not re.fullmatch(r"[\w.-]{1,200}\.safetensors", shard):
+            raise WeightsError(f"{index} names {shard[:200]!r}, which is no plain name of a safetensors file")
+        if present and not (index.parent / shard).is_file():
+            raise WeightsError(f"{index} names {shard!r}, which is not beside it: download it again")
+    return named

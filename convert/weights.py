@@ -1,48 +1,85 @@
-"""A checkpoint's tensors to parameters and back, by the table of `ssd1b_jax.names`: strict both ways."""
+"""A checkpoint's tensors to parameters, strictly by the table of `ssd1b_jax.names`.
+
+Nothing is copied: parameters are views, in our layout, of tensors that are mapped from
+disk. `save_model` casts and writes them a few at a time.
+"""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models import abstract
-from ssd1b_jax.names import Entry, keys, leaves, rename, table
-from ssd1b_jax.tensors import WeightsError
+from ssd1b_jax.names import keys, rename, table
+from ssd1b_jax.tensors import WeightsError, release, summary
 
 Tensors = Iterable[tuple[str, np.ndarray]]
+Advance = Callable[[str, int], None]  # told of a stage's name and of bytes that are done
 
 # What older files call the VAE's attention, what newer ones save without a prefix, and a buffer that is no weight.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 UNPREFIXED = ("embeddings.", "encoder.layers.", "final_layer_norm.")
 IGNORED = {"text_model.embeddings.position_ids"}
+CHUNK = 1 << 24  # values looked at together
 
 
-def to_flax(config: ModelConfig, parts: Mapping[str, Tensors], dtype: str = "float32") -> dict[str, dict]:
-    """Parameters of each part from its checkpoint's named tensors: views of them in our layout, not yet in `dtype`.
+class Slot(NamedTuple):
+    """A place for a tensor: the shape that it must have, and the views of it that are parameters, by their path.
+
+    A path begins with the part's name.
+    """
+
+    shape: tuple[int, ...]
+    views: dict[tuple[str | int, ...], Callable[[np.ndarray], np.ndarray]]
+
+
+def fill(
+    slots: Mapping[str, Slot], tensors: Tensors, config: ModelConfig, dtype: str, advance: Advance | None = None
+) -> dict[str, dict]:
+    """Parameters of the parts that `slots` cover, from tensors that are named as the slots are.
 
     Each tensor is used exactly once. Raises WeightsError for all that are unknown, missing, repeated,
     mis-shaped, or not finite in `dtype`.
     """
-    tables = {part: table(part, config) for part in parts}
-    named = {part: _weights(tensors) for part, tensors in parts.items()}
-    faults = [(kind, f"{part} {name}") for part in parts for kind, name in _faults(tables[part], named[part], dtype)]
+    tensors = list(tensors)
+    faults = list(_faults(slots, tensors, dtype, advance or (lambda stage, count: None)))
     if faults:
-        raise WeightsError(_summary(faults))
-    return {part: _fill(tables[part], dict(named[part]), abstract(part, config)[1]) for part in parts}
-
-
-def to_torch(config: ModelConfig, params: Mapping[str, dict]) -> dict[str, dict[str, np.ndarray]]:
-    """The inverse of `to_flax`: each part's tensors under the checkpoint's names, in its layout."""
-    arrays = {part: dict(leaves(tree)) for part, tree in params.items()}
+        raise WeightsError(summary(faults))
+    held = {path: view(tensor) for name, tensor in tensors for path, view in slots[name].views.items()}
     return {
-        part: {
-            name: np.asarray(arrays[part][entry.path]).transpose(np.argsort(entry.axes))
-            for name, entry in table(part, config).items()
-        }
-        for part in params
+        part: jax.tree_util.tree_map_with_path(
+            lambda path, leaf, part=part: held[part, *keys(path)], abstract(part, config)[1]
+        )
+        for part in dict.fromkeys(path[0] for path in held)
     }
+
+
+def to_flax(
+    config: ModelConfig, parts: Mapping[str, Tensors], dtype: str = "float32", advance: Advance | None = None
+) -> dict[str, dict]:
+    """Parameters of each part from its tensors under diffusers' names: views of them, not yet in `dtype`.
+
+    Raises WeightsError as `fill` does.
+    """
+    slots = {
+        f"{part} {name}": Slot(
+            entry.shape, {(part, *entry.path): lambda tensor, axes=entry.axes: tensor.transpose(axes)}
+        )
+        for part in parts
+        for name, entry in table(part, config).items()
+    }
+    tensors = ((f"{part} {name}", tensor) for part, named in parts.items() for name, tensor in _weights(named))
+    return fill(slots, tensors, config, dtype, advance)
+
+
+def is_finite(tensor: np.ndarray, dtype: str) -> bool:
+    """Whether all values are, once they are of `dtype`; looked at a piece at a time."""
+    flat = tensor.reshape(-1)
+    with np.errstate(over="ignore"):
+        return all(np.isfinite(flat[start : start + CHUNK].astype(dtype)).all() for start in range(0, flat.size, CHUNK))
 
 
 def _weights(tensors: Tensors) -> list[tuple[str, np.ndarray]]:
@@ -52,35 +89,22 @@ def _weights(tensors: Tensors) -> list[tuple[str, np.ndarray]]:
     return [(name, tensor) for name, tensor in named if name not in IGNORED]
 
 
-def _fill(entries: Mapping[str, Entry], tensors: Mapping[str, np.ndarray], shapes: dict) -> dict:
-    arrays = {entry.path: tensors[name].transpose(entry.axes) for name, entry in entries.items()}
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: arrays[keys(path)], shapes)
-
-
-def _faults(entries: Mapping[str, Entry], tensors: list[tuple[str, np.ndarray]], dtype: str) -> list[tuple[str, str]]:
+def _faults(
+    slots: Mapping[str, Slot], tensors: list[tuple[str, np.ndarray]], dtype: str, advance: Advance
+) -> Iterator[tuple[str, str]]:
     """What is wrong with which tensor."""
     counts = Counter(name for name, _ in tensors)
-    faults = [("unknown", name) for name in counts if name not in entries]
-    faults += [("missing", name) for name in entries if name not in counts]
-    faults += [("repeated", name) for name, count in counts.items() if count > 1]
+    yield from (("unknown", name) for name in counts if name not in slots)
+    yield from (("missing", name) for name in slots if name not in counts)
+    yield from (("repeated", name) for name, count in counts.items() if count > 1)
     for name, tensor in tensors:
-        if name not in entries:
+        if name not in slots:
             continue
-        if tensor.shape != entries[name].shape:
-            faults.append(("mis-shaped", f"{name} is {tensor.shape}, not {entries[name].shape}"))
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(tensor.astype(dtype)).all()
-        if not finite:
-            faults.append((f"not finite in {dtype}", name))
-    return faults
-
-
-def _summary(faults: list[tuple[str, str]], shown: int = 10) -> str:
-    groups: dict[str, list[str]] = {}
-    for kind, name in faults:
-        groups.setdefault(kind, []).append(name)
-    described = (
-        f"{len(names)} {kind} ({', '.join(names[:shown])}{', …' if len(names) > shown else ''})"
-        for kind, names in groups.items()
-    )
-    return f"the weights do not fit the config: {'; '.join(described)}"
+        if tensor.dtype.kind not in "fV":  # bfloat16 is "V"
+            yield "of whole numbers", f"{name} is {tensor.dtype}"
+        if tensor.shape != slots[name].shape:
+            yield "mis-shaped", f"{name} is {tensor.shape}, not {slots[name].shape}"
+        if not is_finite(tensor, dtype):
+            yield f"not finite in {dtype}", name
+        release(tensor)
+        advance("checking", tensor.nbytes)

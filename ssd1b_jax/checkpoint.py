@@ -4,12 +4,13 @@ A model folder holds `model.json`, a tree for each part, and both tokenizers. It
 not at all; `model.json` lists the size and sha256 of every file of its parts.
 """
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from ssd1b_jax.choices import DTYPES
 from ssd1b_jax.config import ConfigError, ModelConfig
+from ssd1b_jax.folders import check_free, whole_folder
 from ssd1b_jax.models import PARTS, abstract
+from ssd1b_jax.names import keys, leaves
+from ssd1b_jax.tensors import release
 
 FORMAT = 1
-DTYPES = ("float32", "bfloat16", "float16")
+BATCH = 256 << 20  # bytes of weights that are written, or read back, together
+LEAST_READ = 64 << 20  # bytes
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 EMBEDDED = {"emoji": Path(__file__).parent / "embedded" / "emoji"}
@@ -36,8 +42,13 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `model.json` says. `files` maps paths below `folder` to their size and sha256."""
+    """What `model.json` says. `files` maps paths below `folder` to their size and sha256.
 
+    `name` is what the model was asked for by, `sha256` that of all the rest: two folders that agree
+    in it are the same model.
+    """
+
+    name: str
     folder: Path
     config: ModelConfig
     dtype: str
@@ -45,6 +56,7 @@ class Manifest:
     revision: str | None
     licence: str
     files: dict[str, dict[str, Any]]
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +80,21 @@ def abstract_params(config: ModelConfig, dtype=jnp.float32) -> dict[str, dict]:
     return {part: abstract(part, config, dtype)[1] for part in PARTS}
 
 
+def check_dtype(dtype: str, kind: type[ValueError] = ModelError) -> None:
+    """Raise `kind` for what weights are not stored or computed in."""
+    if dtype not in DTYPES:
+        raise kind(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """A tokenizer's files in its folder. Raises ModelError where some are missing."""
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    has_words = {"vocab.json", "merges.txt"} <= {*names} or "tokenizer.json" in names
+    if not has_words or "tokenizer_config.json" not in names:
+        raise ModelError(f"{folder} must hold tokenizer_config.json, and vocab.json with merges.txt or tokenizer.json")
+    return [folder / name for name in names]
+
+
 def save_model(
     folder: str | Path,
     config: ModelConfig,
@@ -78,36 +105,31 @@ def save_model(
     source: str,
     revision: str | None = None,
     licence: str = "unknown",
+    advance: Callable[[str, int], None] | None = None,
 ) -> Manifest:
     """Write a model folder with its weights cast to `dtype`; `tokenizers` holds tokenizer/ and tokenizer_2/.
 
-    Raises ModelError where something is in the way, and leaves nothing behind when it fails.
+    Weights are cast and written a few at a time: arrays that are mapped from disk take little memory.
+    `advance` is told "writing" or "hashing", and a number of bytes that are done. Raises ModelError where
+    something is in the way, and leaves nothing behind when it fails.
     """
+    advance = advance or (lambda stage, count: None)
     folder, tokenizers = Path(folder).absolute(), Path(tokenizers)
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ModelError(f"{folder} exists and is not an empty folder: choose another target or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        partial.chmod(0o755)
+    check_dtype(dtype)
+    check_free(folder, ModelError)
+    with whole_folder(folder) as partial:
         for name in TOKENIZERS:
-            _copy_tokenizer(tokenizers / name, partial / name)
+            (partial / name).mkdir()
+            for file in tokenizer_files(tokenizers / name):
+                shutil.copyfile(file, partial / name / file.name)
         for part in PARTS:
-            save_tree(partial / part, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, dtype)), params[part]))
+            named = ((path, _cast(leaf, dtype, advance)) for path, leaf in leaves(params[part]))
+            save_leaves(partial / part, named)
         about = dict(format=FORMAT, source=source, revision=revision, licence=licence, dtype=dtype)
-        listed = {name: _fingerprint(partial / name) for name in _part_files(partial)}
+        listed = {name: _fingerprint(partial / name, advance) for name in sorted(_part_files(partial))}
         said = about | dict(config=config.to_dict(), files=listed)
         manifest = json.dumps(said | dict(sha256=_digest(said)), indent=1)
         (partial / "model.json").write_text(manifest + "\n", encoding="utf-8")
-        _sync([*partial.rglob("*"), partial])
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-        _sync([folder.parent])
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return read_manifest(folder)
 
 
@@ -124,9 +146,10 @@ def load_model(model: str | Path, *, dtype=None, sharding: jax.sharding.Sharding
     for part, part_dtype in dtypes.items():
         _, shapes = abstract(part, manifest.config, part_dtype)
         try:
-            params[part] = load_tree(manifest.folder / part, shapes, sharding)
+            params[part] = load_tree(manifest.folder / part, shapes, sharding, manifest.dtype)
         except ValueError as error:
             raise ModelError(f"{manifest.folder / part} does not hold what model.json describes: {AGAIN}") from error
+        _give_back()
     return Model(manifest=manifest, params=params)
 
 
@@ -158,6 +181,7 @@ def read_manifest(model: str | Path) -> Manifest:
             raise ModelError(f"{path} has format {data['format']}, this version reads {FORMAT}: convert it again")
         config = ModelConfig.from_dict(data["config"])
         about = {key: data[key] for key in ("dtype", "source", "revision", "licence")}
+        check_dtype(about["dtype"], ConfigError)
         files = {name: dict(size=entry["size"], sha256=entry["sha256"]) for name, entry in data["files"].items()}
     except ModelError:
         raise
@@ -167,45 +191,104 @@ def read_manifest(model: str | Path) -> Manifest:
         raise ModelError(f"{path} is not a readable manifest of a model: {AGAIN}") from error
     if _digest({key: value for key, value in data.items() if key != "sha256"}) != data.get("sha256"):
         raise ModelError(f"{path} is damaged (its sha256 is wrong): {AGAIN}")
-    if about["dtype"] not in DTYPES:
-        raise ModelError(f"{path}: dtype must be one of {', '.join(DTYPES)}, got {about['dtype']!r}: {AGAIN}")
-    return Manifest(folder=folder, config=config, files=files, **about)
+    return Manifest(name=str(model), folder=folder, config=config, files=files, sha256=data["sha256"], **about)
 
 
 def save_tree(path: str | Path, tree) -> None:
     """Save a pytree of JAX arrays at `path`, which must not exist; a killed save leaves nothing there."""
-    context = ocp.Context()
-    context.array.saving.enable_write_sharding_file = False  # `load_tree` is always told where arrays go
-    context.array.saving.array_metadata_store = None
-    with context:
+    with _saving():
         ocp.save(Path(path).absolute(), tree)
 
 
-def load_tree(path: str | Path, shapes, sharding: jax.sharding.Sharding | None = None):
-    """Load what `save_tree` wrote, cast to the dtypes of `shapes`. Missing, extra and mis-shaped leaves are errors."""
-    return ocp.load(Path(path).absolute(), _placed(shapes, sharding))
+def save_leaves(path: str | Path, named: Iterable[tuple[tuple[str | int, ...], np.ndarray]]) -> None:
+    """Save what `save_tree` would of a dict whose leaves come one by one, with no more than `BATCH` of them held."""
+    path, batch, size, begun = Path(path).absolute(), {}, 0, False
+    with _saving():
+        for place, leaf in named:
+            if batch and size + leaf.nbytes > BATCH:
+                ocp.partial.save(path, batch)
+                batch, size, begun = {}, 0, True
+            node = batch
+            for key in place[:-1]:
+                node = node.setdefault(key, {})
+            node[place[-1]] = jnp.asarray(leaf)
+            size += leaf.nbytes
+        if begun:
+            ocp.partial.save(path, batch)
+            ocp.partial.finalize(path)
+        else:
+            ocp.save(path, batch)
+
+
+def load_tree(path: str | Path, shapes, sharding: jax.sharding.Sharding | None = None, stored=jnp.float32):
+    """Load what `save_tree` wrote, cast to the dtypes of `shapes`. Missing, extra and mis-shaped leaves are errors.
+
+    Leaves must be stored in a dtype no wider than `stored`, or than that of `shapes`.
+    """
+    with _few_at_once(shapes, stored):
+        return ocp.load(Path(path).absolute(), _placed(shapes, sharding))
 
 
 def load_part(path: str | Path, key: str, shapes):
     """Load one top-level entry of what `save_tree` wrote, and nothing of the others."""
     path = Path(path).absolute()
     skipped = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, ocp.metadata(path).metadata)
-    return ocp.load(path, {**skipped, key: _placed(shapes, None)})[key]
+    with _few_at_once(shapes):
+        return ocp.load(path, {**skipped, key: _placed(shapes, None)})[key]
+
+
+def read_leaves(path: str | Path, shapes) -> Iterator[tuple[tuple[str | int, ...], np.ndarray]]:
+    """The leaves of what `save_tree` wrote, with their paths, read back with no more than `BATCH` of them held."""
+    path, batch, size = Path(path).absolute(), set(), 0
+    wanted = leaves(shapes)
+    for i, (place, leaf) in enumerate(wanted):
+        batch.add(place)
+        size += leaf.size * leaf.dtype.itemsize
+        following = wanted[i + 1][1] if i + 1 < len(wanted) else None
+        if following is None or size + following.size * following.dtype.itemsize > BATCH:
+            placed = jax.tree_util.tree_map_with_path(
+                lambda at, leaf, batch=batch: leaf if keys(at) in batch else ocp.PLACEHOLDER, _placed(shapes, None)
+            )
+            with _few_at_once(shapes):
+                loaded = ocp.load(path, placed)
+            yield from ((place, np.asarray(leaf)) for place, leaf in leaves(loaded) if place in batch)
+            batch, size = set(), 0
+
+
+def _few_at_once(shapes, stored=jnp.float32) -> ocp.Context:
+    """Reads as little at a time as the largest leaf allows, so that the host needs little more than the device."""
+    widths = (leaf.size * max(leaf.dtype.itemsize, jnp.dtype(stored).itemsize) for leaf in jax.tree.leaves(shapes))
+    context = ocp.Context()
+    context.memory.read_concurrent_bytes = max(LEAST_READ, 1 + max(widths, default=0))
+    return context
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, where the C library can: it keeps half a gigabyte after a UNet."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def _saving():
+    context = ocp.Context()
+    context.array.saving.enable_write_sharding_file = False  # `load_tree` is always told where arrays go
+    context.array.saving.array_metadata_store = None
+    with context:
+        yield
+
+
+def _cast(leaf, dtype: str, advance: Callable[[str, int], None]) -> np.ndarray:
+    made = np.array(leaf, dtype, order="C")  # a copy, also where the dtype is the same: mapped memory is given back
+    if isinstance(leaf, np.ndarray):
+        release(leaf)
+    advance("writing", made.nbytes)
+    return made
 
 
 def _placed(shapes, sharding):
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
-
-
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
-    has_words = {"vocab.json", "merges.txt"} <= {*names} or "tokenizer.json" in names
-    if not has_words or "tokenizer_config.json" not in names:
-        raise ModelError(f"{source} must hold tokenizer_config.json, and vocab.json with merges.txt or tokenizer.json")
-    target.mkdir()
-    for name in names:
-        shutil.copyfile(source / name, target / name)
 
 
 def _part_files(folder: Path) -> set[str]:
@@ -214,20 +297,14 @@ def _part_files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in files}
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _fingerprint(path: Path, advance: Callable[[str, int], None] | None = None) -> dict[str, Any]:
     with open(path, "rb") as file:
-        return dict(size=os.fstat(file.fileno()).st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    if advance is not None:
+        advance("hashing", size)
+    return dict(size=size, sha256=digest)
 
 
 def _digest(said: Mapping[str, Any]) -> str:
     """Of what a manifest says: sha256 of it as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(paths: Iterable[Path]) -> None:
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

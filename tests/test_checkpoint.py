@@ -1,16 +1,24 @@
 """A model folder gives back what was saved, and is refused when anything about it has changed."""
 
+import fcntl
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd1b_jax import checkpoint
+from ssd1b_jax import checkpoint, folders
 from ssd1b_jax.checkpoint import ModelError, abstract_params, load_model, save_model, verify
 from ssd1b_jax.config import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
+from ssd1b_jax.folders import whole_folder
 
 ENCODER = dict(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=11, num_attention_heads=1)
 TINY = ModelConfig(
@@ -173,3 +181,138 @@ def test_trees_and_their_parts(tmp_path):
             checkpoint.load_part(tmp_path / "tree", "ema", wrong)
     with pytest.raises(ValueError):
         checkpoint.load_tree(tmp_path / "tree", dict(ema=tree["ema"]))
+
+
+def test_leaves_come_and_go_a_few_at_a_time(tmp_path, tokenizers, monkeypatch):
+    """With room for few, many pieces are written and read, and what is loaded is the same."""
+    held = []
+
+    def leaves():
+        for number in range(40):
+            held.append(number)
+            yield ("layers", number, "kernel"), np.full((4, 256), number, np.float32)
+            yield ("layers", number, "bias"), np.full(3, number, np.float32)
+
+    monkeypatch.setattr(checkpoint, "BATCH", 3 * 4096)
+    saved, during = checkpoint.ocp.partial.save, []
+    monkeypatch.setattr(
+        checkpoint.ocp.partial, "save", lambda path, tree: (during.append(len(held)), saved(path, tree))[1]
+    )
+    checkpoint.save_leaves(tmp_path / "tree", leaves())
+    assert during[0] <= 4 and len(during) >= 13  # written before the rest was made
+    shapes = {"layers": {i: dict(kernel=jnp.zeros((4, 256)), bias=jnp.zeros(3)) for i in range(40)}}
+    tree = checkpoint.load_tree(tmp_path / "tree", shapes)
+    read = dict(checkpoint.read_leaves(tmp_path / "tree", shapes))
+    assert len(read) == 80
+    for number in range(40):
+        for name, size in (("kernel", (4, 256)), ("bias", 3)):
+            expected = np.full(size, number, np.float32)
+            np.testing.assert_array_equal(tree["layers"][number][name], expected, strict=True)
+            np.testing.assert_array_equal(read["layers", number, name], expected, strict=True)
+
+
+def test_a_model_in_many_pieces_is_the_same(saved, tmp_path, tokenizers, monkeypatch):
+    monkeypatch.setattr(checkpoint, "BATCH", 1000)
+    told = []
+    save_model(
+        tmp_path / "model", TINY, random_params(), tokenizers=tokenizers, dtype="float16", source="here",
+        advance=lambda stage, count: told.append((stage, count)),
+    )  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, load_model(tmp_path / "model").params, load_model(saved).params)
+    size = sum(2 * leaf.size for leaf in jax.tree.leaves(abstract_params(TINY)))
+    assert sum(count for stage, count in told if stage == "writing") == size
+    files = checkpoint.read_manifest(tmp_path / "model").files.values()
+    assert sum(count for stage, count in told if stage == "hashing") == sum(entry["size"] for entry in files)
+
+
+def test_leftovers_that_others_remove_do_not_matter(tmp_path, monkeypatch):
+    """Found by two at once, they are removed by one; and what can't be opened stays."""
+    (tmp_path / ".model.gone.partial").symlink_to(tmp_path / "nowhere")
+    (tmp_path / ".model.left.partial").mkdir()
+    with whole_folder(tmp_path / "model") as partial:
+        (partial / "file").write_text("here")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.gone.partial", "model"]
+    assert (tmp_path / "model" / "file").read_text() == "here"
+
+
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked"])
+def test_a_new_folder_that_is_taken_for_a_leftover(tmp_path, monkeypatch, moment):
+    """Another process may lock and remove it in between: another is made."""
+    made, opened, taken = folders.tempfile.mkdtemp, os.open, []
+
+    def take(path):
+        if not taken:
+            taken.append(path)
+            os.rmdir(path)
+        return path
+
+    def open_and_take(path, flags):
+        descriptor = opened(path, flags)
+        take(path)
+        return descriptor
+
+    if moment == "before it is opened":
+        monkeypatch.setattr(folders.tempfile, "mkdtemp", lambda **about: take(made(**about)))
+    else:
+        monkeypatch.setattr(folders.os, "open", open_and_take)
+    with whole_folder(tmp_path / "model") as partial:
+        assert partial.is_dir() and str(partial) != str(taken[0])
+        (partial / "file").write_text("here")
+        rival = opened(partial, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(rival, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(rival)
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "file"]
+
+
+SLOW_SAVE = """
+import sys, time
+sys.path[:0] = [sys.argv[3], sys.argv[3] + "/tests"]
+import jax
+jax.config.update("jax_platforms", "cpu")
+import test_checkpoint as here
+from ssd1b_jax import checkpoint
+
+def advance(stage, count):
+    print(stage, flush=True)
+    time.sleep(0.02)
+
+params = here.random_params()
+about = dict(dtype="float16", source="", advance=advance)
+checkpoint.BATCH = 2000
+print("begun", flush=True)
+checkpoint.save_model(sys.argv[1], here.TINY, params, tokenizers=sys.argv[2], **about)
+"""
+
+
+@pytest.mark.parametrize("moment", ["begun", "writing 30", "writing 150", "hashing 20"])
+def test_killed_at_any_moment_it_leaves_nothing_that_loads(tmp_path, tokenizers, moment):
+    stage, _, count = moment.partition(" ")
+    target = tmp_path / "model"
+    arguments = [str(target), str(tokenizers), str(Path(__file__).parents[1])]
+    process = subprocess.Popen([sys.executable, "-c", SLOW_SAVE, *arguments], stdout=subprocess.PIPE, text=True)
+    seen = 0
+    for line in process.stdout:
+        seen += line.strip() == stage
+        if seen == int(count or 1):
+            break
+    time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    assert not target.exists()
+    with pytest.raises(ModelError, match="no model folder at"):
+        load_model(target)
+    left = list(tmp_path.iterdir())
+    assert all(path.name.startswith(".model.") and path.name.endswith(".partial") for path in left)
+    for path in left:
+        with pytest.raises(ModelError, match="no model folder at"):
+            load_model(path)
+    other = tmp_path / ".model.other.partial"  # that another process is filling
+    other.mkdir()
+    descriptor = os.open(other, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    save_model(target, TINY, random_params(), tokenizers=tokenizers, dtype="float16", source="")
+    verify(target)
+    assert sorted(tmp_path.iterdir()) == [other, target]
+    os.close(descriptor)

@@ -171,7 +171,7 @@ def test_other_networks_are_refused(tmp_path, file, changes, message):
 
 
 def test_incomplete_files_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="unet/config.json is missing: not a diffusers folder of the SDXL family"):
+    with pytest.raises(ConfigError, match="model_index.json is missing: not a diffusers folder of the SDXL family"):
         read_config(tmp_path)
     for data, message in (("{", "is not readable JSON"), ("[]", "must hold a JSON object, got list")):
         (write(tmp_path) / "vae" / "config.json").write_text(data)

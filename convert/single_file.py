@@ -1,0 +1,74 @@
+"""Reader of a single file in the original layout: SGM's names, and what it lays out differently.
+
+The second text encoder is OpenCLIP's: one tensor holds queries, keys and values, and the projection
+is transposed. The VAE's attention is made of convolutions of one pixel.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from convert.ckpt import MAGICS, read_ckpt
+from convert.weights import Slot, Tensors
+from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.files import foreign
+from ssd1b_jax.names import table
+from ssd1b_jax.sgm import sgm_names
+from ssd1b_jax.tensors import WeightsError, read_safetensors
+
+# What such files hold beside the weights: the schedule, averages kept while training, buffers, a scale of CLIP's loss.
+_BESIDE = re.compile(
+    r"model_ema\..*|denoiser\.sigmas|v_pred|scale_factor|logvar|lvlb_weights|betas|alphas_cumprod(_prev)?"
+    r"|sqrt_(one_minus_|recip_|recipm1_)?alphas_cumprod|log_one_minus_alphas_cumprod"
+    r"|posterior_(variance|log_variance_clipped|mean_coef[12])"
+    r"|conditioner\.embedders\.1\.model\.(logit_scale|attn_mask)"
+    r"|conditioner\.embedders\.0\.transformer\.text_model\.embeddings\.position_ids"
+)
+_QKV = ("q", "k", "v")
+
+
+def read_single_file(path: Path) -> list[tuple[str, np.ndarray]]:
+    """Names and mapped tensors of a safetensors file or a .ckpt, told by its content; what are no weights too."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if said := foreign(head):
+        raise WeightsError(f"{path} is {said}")
+    is_ckpt = head.startswith(MAGICS) and head[8:9] != b"{"  # where a safetensors header starts
+    return read_ckpt(path) if is_ckpt else read_safetensors(path)
+
+
+def weights(tensors: Tensors) -> list[tuple[str, np.ndarray]]:
+    """Without what lies beside the weights."""
+    return [(name, tensor) for name, tensor in tensors if not _BESIDE.fullmatch(name)]
+
+
+def slots(config: ModelConfig) -> dict[str, Slot]:
+    """The tensors of a single file of that model, and the parameters in each."""
+    found: dict[str, Slot] = {}
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        names = sgm_names(part, config)
+        for name, entry in table(part, config).items():
+            take, shape = _layout(part, name, entry.shape)
+            slot = found.setdefault(names[name], Slot(shape, {}))
+            slot.views[part, *entry.path] = lambda tensor, take=take, axes=entry.axes: take(tensor).transpose(axes)
+    return found
+
+
+def _layout(part: str, name: str, shape: tuple[int, ...]):
+    """How to take diffusers' tensor of that shape out of the file's, and the shape of that."""
+    third = _fused(part, name)
+    if third is not None:
+        rows = shape[0]
+        return lambda tensor: tensor[third * rows : (third + 1) * rows], (3 * rows, *shape[1:])
+    if part == "text_encoder_2" and name == "text_projection.weight":
+        return lambda tensor: tensor.T, shape[::-1]
+    if part == "vae" and ".attentions." in name and len(shape) == 2:
+        return lambda tensor: tensor[:, :, 0, 0], (*shape, 1, 1)
+    return lambda tensor: tensor, shape
+
+
+def _fused(part: str, name: str) -> int | None:
+    """Which third of OpenCLIP's fused tensor that is, if it is in one."""
+    found = re.search(r"\.self_attn\.([qkv])_proj\.", name) if part == "text_encoder_2" else None
+    return _QKV.index(found[1]) if found else None

@@ -1,0 +1,61 @@
+"""The way back: a model folder to a diffusers folder, bit for bit, a few tensors at a time."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from convert.diffusers_folder import STEMS
+from convert.weights import Advance, is_finite
+from ssd1b_jax.checkpoint import TOKENIZERS, Manifest, ModelError, abstract_params, check_dtype, read_leaves, verify
+from ssd1b_jax.folders import check_free, whole_folder
+from ssd1b_jax.names import Entry, table
+from ssd1b_jax.released import to_released
+from ssd1b_jax.tensors import WeightsError, write_safetensors
+
+
+def to_diffusers(
+    model: str | Path, target: str | Path, dtype: str | None = None, advance: Advance | None = None
+) -> Manifest:
+    """Verify a model folder and write what diffusers loads, in `dtype`, by default the one that it is stored in.
+
+    Raises ModelError, ConfigError or WeightsError, and leaves nothing behind when it fails.
+    """
+    manifest = verify(model)
+    target, dtype, advance = Path(target).absolute(), dtype or manifest.dtype, advance or (lambda stage, count: None)
+    check_dtype(dtype)
+    check_free(target, ModelError)
+    configs = to_released(manifest.config)
+    with whole_folder(target) as folder:
+        for part, stem in STEMS.items():
+            (folder / part).mkdir()
+            entries = table(part, manifest.config)
+            shapes = {name: (entry.shape, np.dtype(dtype)) for name, entry in entries.items()}
+            write_safetensors(
+                folder / part / f"{stem}.safetensors", shapes, _tensors(manifest, part, entries, dtype, advance)
+            )
+        for path, data in configs.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        for name in TOKENIZERS:
+            shutil.copytree(manifest.folder / name, folder / name)
+        if manifest.licence != "unknown":
+            (folder / "README.md").write_text(f"---\nlicense: {manifest.licence}\n---\n", encoding="utf-8")
+    return manifest
+
+
+def _tensors(
+    manifest: Manifest, part: str, entries: dict[str, Entry], dtype: str, advance: Advance
+) -> Iterator[tuple[str, np.ndarray]]:
+    names = {entry.path: name for name, entry in entries.items()}
+    shapes = abstract_params(manifest.config, manifest.dtype)[part]
+    for path, leaf in read_leaves(manifest.folder / part, shapes):
+        name = names[path]
+        with np.errstate(over="ignore"):
+            tensor = np.ascontiguousarray(leaf.transpose(np.argsort(entries[name].axes)).astype(dtype))
+        if dtype != manifest.dtype and not is_finite(tensor, dtype):
+            raise WeightsError(f"{part} {name} has numbers too large for {dtype}: choose bfloat16 or float32")
+        advance("writing", tensor.nbytes)
+        yield name, tensor

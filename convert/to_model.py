@@ -1,0 +1,70 @@
+"""The way in: a diffusers folder, a hub id or a single file to a model folder, a few tensors at a time."""
+
+from pathlib import Path
+
+from convert import family, hub, single_file, vocabularies
+from convert.diffusers_folder import STEMS, read_licence, read_part
+from convert.weights import Advance, fill, to_flax
+from ssd1b_jax.checkpoint import Manifest, ModelError, check_dtype, save_model
+from ssd1b_jax.folders import check_free
+from ssd1b_jax.released import read_config
+from ssd1b_jax.tensors import WeightsError
+
+
+def convert(
+    source: str | Path,
+    target: Path,
+    dtype: str = "bfloat16",
+    *,
+    revision: str | None = None,
+    tokenizers: Path | None = None,
+    advance: Advance | None = None,
+) -> Manifest:
+    """Write a model folder at `target` from a diffusers folder, a hub id or a single file.
+
+    Raises ConfigError, WeightsError or ModelError and writes nothing where something is wrong.
+    """
+    path, target = Path(source), Path(target)
+    check_dtype(dtype)
+    check_free(target, ModelError)
+    if revision is not None and path.exists():
+        raise WeightsError(f"--revision is of a hub id, and {path} is on this machine: leave it out")
+    about = dict(dtype=dtype, advance=advance, source=path.resolve().name)
+    if path.is_file():
+        return _convert_file(path, target, tokenizers, about)
+    if not path.is_dir():
+        if not hub.is_hub_id(str(source)):
+            raise WeightsError(
+                f"no file or folder at {str(source)!r}: give a diffusers folder, a single file or a hub id"
+            )
+        path, commit = hub.fetch(str(source), revision, dtype)
+        about |= dict(source=str(source), revision=commit)
+    config = read_config(path)
+    parts = {part: read_part(path, part, dtype) for part in STEMS}
+    vocabularies.check(tokenizers or path, config)
+    try:
+        params = to_flax(config, parts, dtype, advance)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    return save_model(target, config, params, tokenizers=tokenizers or path, licence=read_licence(path), **about)
+
+
+def _convert_file(path: Path, target: Path, tokenizers: Path | None, about: dict) -> Manifest:
+    tensors = single_file.read_single_file(path)
+    try:
+        config = family.infer(tensors)
+        if tokenizers is None:
+            known = family.family(config)
+            if known is None:
+                raise WeightsError(
+                    "it has no tokenizers, and is of no size that is on the hub: give --tokenizers FOLDER"
+                )
+            tokenizers = hub.fetch_tokenizers(family.HUB[known][0])
+        vocabularies.check(tokenizers, config)
+        slots = single_file.slots(config)
+        params = fill(slots, single_file.weights(tensors), config, about["dtype"], about["advance"])
+    except hub.HubError as error:
+        raise WeightsError(f"{path} has no tokenizers, and {error}; or give --tokenizers FOLDER") from None
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    return save_model(target, config, params, tokenizers=tokenizers, **about)

@@ -1,0 +1,92 @@
+"""Files in and out: what comes from elsewhere is read with care, what is ours appears whole or not at all."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+JSON_LIMIT = 64 << 20  # bytes; the largest honest ones are vocabularies, of a few megabytes
+
+# How a file begins that was meant to be another, and what to do about it.
+_FOREIGN = {
+    b"version https://git-lfs": "a Git LFS pointer and not the file itself: run git lfs pull, or download it again",
+    b"<!doctype html": "a web page: download the file itself, not the page about it",
+    b"<html": "a web page: download the file itself, not the page about it",
+    b"<?xml": "an XML document, probably a server's error message: download it again",
+}
+
+
+class FileError(ValueError):
+    """A file that is not what its place says; the message names it."""
+
+
+class SaveError(OSError):
+    """A file that could not be written; none was left or changed."""
+
+
+def foreign(head: bytes) -> str | None:
+    """What a file is that begins like this, if it is known to be nothing that we read."""
+    head = head.lstrip().lower()
+    return next((said for start, said in _FOREIGN.items() if head.startswith(start)), None)
+
+
+def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
+    """Strict JSON: no NaN, no repeated keys, bounded size and depth. Raises FileError, or FileNotFoundError."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path} can't be read: {error.strerror}") from None
+    if len(data) > limit:
+        raise FileError(f"{path} is larger than {limit} bytes: not what belongs there")
+    if said := foreign(data[:512]):
+        raise FileError(f"{path} is {said}")
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_unrepeated, parse_constant=_no_number)
+    except RecursionError:
+        raise FileError(f"{path} is not readable JSON: nested too deeply") from None
+    except ValueError as error:
+        raise FileError(f"{path} is not readable JSON: {error}") from None
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"repeated key {next(name for name in names if names.count(name) > 1)!r}")
+    return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise what `write` would raise for this folder, before there is something to lose."""
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        reason = "is a folder" if path.is_dir() else "its folder does not exist or is not writable"
+        raise SaveError(f"{path}: cannot be saved: {reason}")
+
+
+def write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file under another name in the same folder, then rename it; an older file is replaced.
+
+    Raises SaveError for what the disk refuses.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise SaveError(f"{path}: cannot be saved: {(error.strerror or str(error)).lower()}") from error

@@ -1,0 +1,188 @@
+"""The hub, played by a server on this machine: only what is needed is fetched, and what goes wrong is one sentence."""
+
+import functools
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import checkpoints
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from convert.hub import is_hub_id
+from convert.to_model import convert
+from ssd1b_jax.checkpoint import load_model, read_manifest
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+BESIDE = ("unet/diffusion_pytorch_model.bin", "SSD-1B.safetensors", "unet/model.onnx", "demo.png")
+SCRIPT = "import sys; from convert.__main__ import main; sys.exit(main(sys.argv[1:]))"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The few routes that huggingface_hub asks for."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, folder: Path, asked: list, cut: list, *arguments):
+        self.folder, self.asked, self.cut = folder, asked, cut
+        super().__init__(*arguments)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        self.asked.append((self.command, path, self.headers.get("Range")))
+        for repo, status, code in (("o/absent", 404, "RepoNotFound"), ("o/gated", 403, "GatedRepo")):
+            if f"{repo}/" in f"{path}/":
+                return self.answer(status, b"no", {"X-Error-Code": code, "X-Error-Message": "no"})
+        if path.startswith("/api/models/"):
+            return self.about(path.removeprefix("/api/models/"))
+        name = path.split(f"/resolve/{COMMIT}/")[-1]
+        file = self.folder / name
+        if not file.is_file():
+            return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+        data = file.read_bytes()
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}
+        if wanted := self.headers.get("Range"):
+            start = int(wanted.removeprefix("bytes=").split("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            return self.answer(206, data[start:], headers)
+        self.answer(200, data, headers, cut=name in self.cut and self.command == "GET")
+
+    def about(self, path: str):
+        repo, _, rest = path.partition("/revision/")
+        revision = rest.split("/")[0]
+        if revision not in ("", "main", "v2", COMMIT):
+            return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        files = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
+        if "/tree/" in path:
+            said = [{"type": "file", "path": name, "size": 1, "oid": "x"} for name in files]
+        else:
+            said = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+        self.answer(200, json.dumps(said).encode(), {"Content-Type": "application/json"})
+
+    def answer(self, status: int, data: bytes, headers: dict, cut: bool = False):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+        self.close_connection = cut
+
+    def log_message(self, *unused):
+        pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    config = tiny.tiny_config()
+    folder = tmp_path_factory.mktemp("hub") / "folder"
+    parts = checkpoints.tensors(config)
+    checkpoints.diffusers_folder(folder, config, parts)
+    halves = {name: tensor.astype(np.float16) for name, tensor in parts["unet"].items()}
+    checkpoints.save(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", halves)
+    for name in BESIDE:
+        (folder / name).write_bytes(b"large")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    return folder
+
+
+@pytest.fixture
+def served(folder):
+    asked, cut = [], []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, folder, asked, cut))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked, cut
+    server.shutdown()
+    server.server_close()
+
+
+def run(address: str, cache: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own, whose hub is that address: the hub's library reads it when imported."""
+    place = dict(HF_ENDPOINT=address, HF_HOME=str(cache), HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1")
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        env=os.environ | place | dict(PYTHONPATH=paths) | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def fetched(asked: list) -> list[str]:
+    return [
+        path.split(f"/resolve/{COMMIT}/")[1] for method, path, _ in asked if method == "GET" and "/resolve/" in path
+    ]
+
+
+def test_a_hub_id_is_fetched_and_converted(served, folder, tmp_path):
+    address, asked, _ = served
+    done = run(address, tmp_path / "cache", "o/tiny", str(tmp_path / "model"), "--dtype", "float16", "--revision", "v2")
+    assert done.returncode == 0, done.stderr
+    assert "licence apache-2.0" in done.stdout
+    manifest = read_manifest(tmp_path / "model")
+    assert (manifest.source, manifest.revision) == ("o/tiny", COMMIT)
+    names = fetched(asked)
+    assert len(names) == len({*names}) and not {*BESIDE} & {*names}
+    assert [name for name in names if name.startswith("unet/diff")] == ["unet/diffusion_pytorch_model.fp16.safetensors"]
+    convert(folder, tmp_path / "local", "float16")
+    here, there = load_model(tmp_path / "local"), load_model(tmp_path / "model")
+    jax.tree.map(np.testing.assert_array_equal, here.params, there.params)
+    asked.clear()
+    again = run(address, tmp_path / "cache", "o/tiny", str(tmp_path / "again"), "--dtype", "float16")
+    assert again.returncode == 0 and fetched(asked) == []
+
+
+def test_what_was_cut_off_goes_on(served, tmp_path):
+    """What had come whole is not fetched again; inside a large file, huggingface_hub goes on by itself."""
+    address, asked, cut = served
+    name = "text_encoder_2/model.safetensors"
+    cut.append(name)
+    failed = run(address, tmp_path / "cache", "o/tiny", str(tmp_path / "model"))
+    assert failed.returncode == 2 and not (tmp_path / "model").exists()
+    assert failed.stderr.splitlines()[-1].startswith(
+        "error: the hub's 'o/tiny' can't be fetched (peer closed connection"
+    )
+    cut.clear()
+    asked.clear()
+    done = run(address, tmp_path / "cache", "o/tiny", str(tmp_path / "model"))
+    assert done.returncode == 0, done.stderr
+    assert fetched(asked) == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["o/absent"], "the hub's 'o/absent' does not exist, or is private: check its name"),
+        (["o/gated"], "the hub's 'o/gated' is gated: accept its terms on its page"),
+        (["o/tiny", "--revision", "v9"], "the hub's 'o/tiny' has no revision 'v9'"),
+    ],
+)
+def test_what_the_hub_refuses(served, tmp_path, arguments, said):
+    done = run(served[0], tmp_path / "cache", arguments[0], str(tmp_path / "model"), *arguments[1:])
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "model").exists()
+
+
+def test_no_hub(tmp_path):
+    for environment in ({}, dict(HF_HUB_OFFLINE="1")):
+        done = run("http://127.0.0.1:9", tmp_path / "cache", "o/tiny", str(tmp_path / "model"), **environment)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert done.stderr.startswith("error: the hub's 'o/tiny' can't be fetched (")
+        assert "give a folder or a file that is on this machine" in done.stderr
+
+
+def test_what_reads_as_an_id():
+    assert all(map(is_hub_id, ("segmind/SSD-1B", "a/b.c_d-e")))
+    assert not any(map(is_hub_id, ("SSD-1B", "./a", "../b", "a/b/c", "/a", "a/", "https://a/b", "a b/c")))
