@@ -1,0 +1,146 @@
+"""LoRAs at work: merged into the model's weights, so that the models know nothing of them and run no slower.
+
+Other scales are another merge, always from the model's own weights, and never another program.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.lora import LoRA, read
+from ssd1b_jax.names import keys, leaves
+
+MAX_SCALE = 10.0
+
+
+class Adapters:
+    """The LoRAs loaded beside a model, by name, and the model's parameters with any of them merged in.
+
+    `plain` is the model's parameters by part as programs take them, `base` gives them in the structure
+    of checkpoints, placed by `jax.device_put` (jit compiles again for arrays that are tied to no device),
+    once the first LoRA is loaded; `lay_out` makes the one of the other (see `models.lay_out`).
+    The last merge is kept: it takes the memory of the kernels it changed.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        plain: dict,
+        base: Callable[[], dict] | None = None,
+        lay_out: Callable[[dict], dict] = lambda params: params,
+    ):
+        self._config = config
+        self._plain = plain
+        self._read_base = base or (lambda: plain)
+        self._lay_out = lay_out
+        self._base: dict | None = None
+        self._loras: dict[str, LoRA] = {}
+        self._last: tuple[dict[str, float], dict] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._loras)
+
+    def sha256(self, name: str) -> str:
+        """Of the file that the LoRA was read from. ValueError for an unknown name."""
+        if name not in self._loras:
+            loaded = ", ".join(self._loras) or "none"
+            raise ValueError(f"no LoRA named {name!r} is loaded: load it first (loaded: {loaded})")
+        return self._loras[name].sha256
+
+    def add(self, name: str, path: str | Path) -> None:
+        """Load a LoRA under a name. WeightsError for a file that does not fit, ValueError for a name that is taken."""
+        lora = read(path, self._config)
+        if self._base is None:
+            self._base = self._read_base()
+        if name not in self._loras:
+            self._loras[name] = place(lora, self._base)
+        elif self._loras[name].sha256 != lora.sha256:
+            raise ValueError(f"a LoRA named {name!r} is loaded already, from another file: choose another name")
+
+    def check(self, scales: Mapping[str, Any]) -> dict[str, float]:
+        """The scales as floats, without those that are 0, in the order that they are merged in.
+
+        Equal ones have equal parameters. The order is that of the files' sha256, so that neither names
+        nor the order of loading change a bit. ValueError for an unknown name or a scale out of range.
+        """
+        checked, order = {}, {name: self.sha256(name) for name in scales}
+        for name, scale in scales.items():
+            number = isinstance(scale, int | float | np.integer | np.floating) and not isinstance(scale, bool)
+            if not (number and abs(scale) <= MAX_SCALE):  # nor NaN
+                allowed = f"a number from {-MAX_SCALE:g} to {MAX_SCALE:g}"
+                raise ValueError(f"the scale of LoRA {name!r} must be {allowed}, got {scale!r}")
+            if scale:
+                checked[name] = float(scale)
+        return dict(sorted(checked.items(), key=lambda item: (order[item[0]], item[1])))
+
+    def params(self, scales: Mapping[str, Any]) -> dict:
+        """The model's parameters with LoRAs merged in at these scales, laid out; the base's where all are 0."""
+        scales = self.check(scales)
+        if not scales:
+            return self._plain
+        with self._lock:
+            if self._last is not None and self._last[0] == scales:
+                return self._last[1]
+            self._last = None  # frees its memory for the next
+            loras = [self._loras[name] for name in scales]
+            params = self._lay_out(merge(self._base, loras, list(scales.values())))
+            self._last = scales, params
+            return params
+
+
+def place(lora: LoRA, params: dict) -> LoRA:
+    """The LoRA with its factors where the kernels are that they change, in the dtypes of its file."""
+    factors = {}
+    for part, held in lora.factors.items():
+        shardings = {path: leaf.sharding for path, leaf in leaves(params[part])}
+        matrices = {path: (factor.down, factor.up) for path, factor in held.items()}
+        placed = jax.device_put(matrices, {path: shardings[path] for path in held})
+        factors[part] = {
+            path: factor._replace(down=placed[path][0], up=placed[path][1]) for path, factor in held.items()
+        }
+    return LoRA(sha256=lora.sha256, factors=factors)
+
+
+def merge(params: dict, loras: Sequence[LoRA], scales: Sequence[float]) -> dict:
+    """Each kernel plus the sum over LoRAs of `scale * (alpha / rank) * (down @ up)`, in float32, rounded once.
+
+    Kernels that no LoRA changes are the same arrays, the others lie where they lay. Programs are
+    small, one for each shape of kernel and rank, and shared by all LoRAs, scales and sets of them;
+    so the same LoRAs at the same scales give the same bits, whatever else is loaded.
+    """
+    terms: dict[tuple, list] = {}
+    for lora, scale in zip(loras, scales, strict=True):
+        for part, factors in lora.factors.items():
+            for path, factor in factors.items():
+                terms.setdefault((part, *path), []).append((factor.down, factor.up, np.float32(scale * factor.scale)))
+
+    def merged(path, kernel):
+        if keys(path) not in terms:
+            return kernel
+        total = kernel.astype(jnp.float32)
+        for term in terms[keys(path)]:
+            total = _add(total, *term)
+        return total.astype(kernel.dtype)
+
+    return jax.tree_util.tree_map_with_path(merged, params)
+
+
+@jax.jit
+def _add(
+    kernel: Float[Array, "*kernel inputs outputs"],
+    down: Float[Array, "*kernel inputs rank"],
+    up: Float[Array, "rank outputs"],
+    scale: Float[Array, ""],
+) -> Float[Array, "*kernel inputs outputs"]:
+    # The highest precision, or accelerators would multiply in fewer bits than float32 has.
+    change = jnp.matmul(down.astype(jnp.float32), up.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    return kernel + scale * change
