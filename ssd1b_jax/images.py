@@ -12,10 +12,10 @@ leave a note, a sentence to show to the user:
   as 16, and refused beyond; floating point is refused, for it states no range.
 """
 
+import hashlib
 import io
 import math
 import os
-import secrets
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,17 +23,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
+
+from ssd1b_jax import files, metadata
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 Resized = UInt8[np.ndarray, "new_height new_width 3"]
 Source = str | os.PathLike | bytes | Image.Image | np.ndarray
+Text = Mapping[str, str]
+Chunks = Mapping[str, bytes]
 
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; above it Pillow itself suspects a decompression bomb
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO")  # none runs a program
 _TOO_LARGE = f"has more than {MAX_PIXELS // 10**6} megapixels, make it smaller first"
+MAX_UPSCALE = 8
 RESIZE_MODES = ("crop", "pad", "stretch")
 _JPEG = ("JPEG", {"quality": 95, "subsampling": 0})
 _ENCODERS = {".png": ("PNG", {}), ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": ("WEBP", {"quality": 95})}
@@ -43,13 +48,12 @@ class ImageError(ValueError):
     """A picture that cannot be used, or a way to use one that does not exist."""
 
 
-class SaveError(OSError):
-    """A picture that could not be written; no file was left or changed."""
-
-
 class Loaded(NamedTuple):
+    """`sha256` is that of a file's bytes, or of the pixels where there was no file."""
+
     pixels: Pixels
     notes: tuple[str, ...]
+    sha256: str
 
 
 # In
@@ -60,24 +64,45 @@ def load(source: Source) -> Loaded:
 
     Arrays are uint8, (height, width) or with 3 or 4 (alpha) channels. Raises ImageError.
     """
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    name = "the picture" if isinstance(source, bytes | Image.Image) else str(source)
+    notes, data = [], None
+    name = str(source) if isinstance(source, str | os.PathLike) else "the picture"
     with _decoding(name):
-        if isinstance(source, Image.Image):
-            return _from_picture(source, [])
-        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
-            picture, notes = _identify(file), []
+        if isinstance(source, np.ndarray):
+            pixels = _from_array(source, notes)
+        elif isinstance(source, Image.Image):
+            pixels = _from_picture(source, notes)
+        else:
+            data = source if isinstance(source, bytes) else Path(source).read_bytes()
+            picture = _identify(io.BytesIO(data))
             # The other frames of a phone's MPO are depth or gain maps
             if picture.format != "MPO" and getattr(picture, "is_animated", False):
                 notes.append("only the first of several frames was used")
-            return _from_picture(picture, notes)
+            pixels = _from_picture(picture, notes)
+    return Loaded(pixels, tuple(notes), sha256(pixels) if data is None else hashlib.sha256(data).hexdigest())
+
+
+def sha256(pixels: Pixels) -> str:
+    """Of a picture without its file: of the words "HEIGHT WIDTH 3", a line feed, and the pixels row by row."""
+    shape = " ".join(str(side) for side in pixels.shape)
+    return hashlib.sha256(f"{shape}\n".encode() + pixels.tobytes()).hexdigest()
 
 
 def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The text that `save` put into a PNG; other formats have none. Raises ImageError."""
+    """The text that `save` put into a file, or others put there in the same way. Raises ImageError."""
     with _decoding(str(path)), Path(path).open("rb") as file:
-        return dict(getattr(_identify(file), "text", {}))
+        picture = _identify(file)
+        if picture.format == "PNG":
+            return {key: str(value) for key, value in picture.text.items()}
+        exif = picture.getexif().get_ifd(metadata.EXIF_IFD)
+        return metadata.unpack(exif.get(metadata.USER_COMMENT), picture.info.get("xmp"))
+
+
+def read_attached(path: str | os.PathLike[str]) -> dict[str, bytes]:
+    """What `save` attached to a PNG, by the names of its chunks; other formats have nothing. Raises ImageError."""
+    with _decoding(str(path)), Path(path).open("rb") as file:
+        picture = _identify(file)
+        picture.load()  # to the last chunk
+        return {chunk[0].decode(): chunk[1] for chunk in getattr(picture, "private_chunks", ())}
 
 
 @contextmanager
@@ -109,7 +134,7 @@ def _identify(file: io.BufferedIOBase) -> Image.Image:
     return Image.open(file, formats=FORMATS)
 
 
-def _from_picture(picture: Image.Image, notes: list[str]) -> Loaded:
+def _from_picture(picture: Image.Image, notes: list[str]) -> Pixels:
     pixel_count = math.prod(picture.size)
     if pixel_count == 0:
         raise ImageError("has no pixels")
@@ -118,11 +143,10 @@ def _from_picture(picture: Image.Image, notes: list[str]) -> Loaded:
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
         raise ImageError("floating-point pixels have no known range, save it with 8 or 16 bits")
-    pixels = _from_grey16(picture, notes) if picture.mode.startswith("I") else _from_colour(picture, notes)
-    return Loaded(pixels, tuple(notes))
+    return _from_grey16(picture, notes) if picture.mode.startswith("I") else _from_colour(picture, notes)
 
 
-def _from_array(array: np.ndarray) -> Loaded:
+def _from_array(array: np.ndarray, notes: list[str]) -> Pixels:
     fits = array.ndim == 2 or array.ndim == 3 and array.shape[-1] in (3, 4)
     if array.dtype != np.uint8 or not fits or array.size == 0:
         raise ImageError(
@@ -130,11 +154,8 @@ def _from_array(array: np.ndarray) -> Loaded:
             f"got {array.dtype} {array.shape}"
         )
     if array.ndim == 2:
-        return Loaded(_grey(array), ())
-    if array.shape[-1] == 3:
-        return Loaded(array.copy(), ())
-    notes = []
-    return Loaded(_on_white(array[..., :3], array[..., 3], notes), tuple(notes))
+        return _grey(array)
+    return array.copy() if array.shape[-1] == 3 else _on_white(array[..., :3], array[..., 3], notes)
 
 
 def _from_grey16(picture: Image.Image, notes: list[str]) -> Pixels:
@@ -185,7 +206,7 @@ def _on_white(pixels: Pixels, alpha: UInt8[np.ndarray, "height width"], notes: l
     return ((pixels * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-# Sizes
+# Sizes, and the model's values
 
 
 def resize(pixels: Pixels, width: int, height: int, mode: str = "crop") -> Resized:
@@ -217,12 +238,10 @@ def resize(pixels: Pixels, width: int, height: int, mode: str = "crop") -> Resiz
     return np.pad(_lanczos(pixels, inner_width, inner_height), rest, mode="edge")
 
 
-def upscale(pixels: Pixels, factor: int, method: str = "lanczos") -> Resized:
-    """Enlarges by a whole factor; `nearest` makes each pixel a square, `lanczos` is smooth."""
-    if factor < 1 or method not in ("lanczos", "nearest"):
-        raise ImageError(f"a factor of at least 1 and lanczos or nearest are needed, got {factor} and {method!r}")
-    if method == "nearest":
-        return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+def upscale(pixels: Pixels, factor: int) -> Resized:
+    """Enlarges by a whole factor (Lanczos)."""
+    if not 1 <= factor <= MAX_UPSCALE:
+        raise ImageError(f"upscale must be a whole number from 1 to {MAX_UPSCALE}, got {factor}")
     height, width, _ = pixels.shape
     return resize(pixels, width * factor, height * factor, "stretch")
 
@@ -231,24 +250,9 @@ def _lanczos(pixels: Pixels, width: int, height: int, box: tuple[float, float, f
     return np.array(to_pil(pixels).resize((width, height), Image.Resampling.LANCZOS, box))
 
 
-# To the model and back
-
-
 def to_model(pixels: UInt8[np.ndarray, "*batch height width 3"]) -> Float32[np.ndarray, "*batch height width 3"]:
     """Pixels to an image in [-1, 1], bit for bit as diffusers scales them."""
     return 2 * (pixels.astype(np.float32) / 255) - 1
-
-
-def to_pixels(image: Float[np.ndarray, "*batch height width 3"]) -> UInt8[np.ndarray, "*batch height width 3"]:
-    """An image to pixels, clipped to [-1, 1] and rounded as diffusers does (halves to even).
-
-    Raises ImageError if values are not finite, for as pixels they would pass for black.
-    """
-    image = image.astype(np.float32)
-    bad = image.size - np.isfinite(image).sum()
-    if bad:
-        raise ImageError(f"{bad} of the picture's {image.size} values are not finite, use dtype bfloat16 or float32")
-    return ((image / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def to_pil(pixels: Pixels) -> Image.Image:
@@ -258,53 +262,49 @@ def to_pil(pixels: Pixels) -> Image.Image:
 # Out
 
 
-def encode(pixels: Pixels, suffix: str, text: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a `.png`, `.jpg`, `.jpeg` or `.webp` file: pixels, for a PNG also `text`, and nothing else.
+def encode(pixels: Pixels, suffix: str, text: Text | None = None, attached: Chunks | None = None) -> bytes:
+    """The bytes of a `.png`, `.jpg`, `.jpeg` or `.webp` file: pixels, `text` and `attached`, and nothing else.
 
-    JPEG and WebP have quality 95. Raises ImageError for another suffix, or text where it has no place.
+    JPEG and WebP have quality 95. A PNG has text in its text chunks, and what is attached in chunks
+    of the names given. The others have the text named "parameters" as EXIF UserComment, where A1111
+    looks for it, and other text as XMP. Raises ImageError for another suffix, or what has no room.
     """
-    if suffix.lower() not in _ENCODERS:
-        raise ImageError(f"a picture's name must end in {', '.join(_ENCODERS)}, got {suffix!r}")
-    form, options = _ENCODERS[suffix.lower()]
-    if text and form != "PNG":
-        raise ImageError(f"text goes into a PNG only, got {suffix!r}")
-    info, file = PngInfo(), io.BytesIO()
-    for key, value in (text or {}).items():
-        info.add_text(key, value)
+    form, options = _encoder(suffix)
+    if attached and form != "PNG":
+        raise ImageError(f"the input can be embedded in a PNG only, got {suffix!r}")
     try:
-        to_pil(pixels).save(file, form, pnginfo=info, **options)
+        said = _png_info(text or {}, attached or {}) if form == "PNG" else metadata.pack(text or {})
+        file = io.BytesIO()
+        to_pil(pixels).save(file, form, **said, **options)
     except (OSError, ValueError) as error:
         raise ImageError(f"a picture of shape {pixels.shape} cannot be a {form} file: {_reason(error)}") from error
     return file.getvalue()
 
 
+def _encoder(suffix: str) -> tuple[str, dict]:
+    if suffix.lower() not in _ENCODERS:
+        raise ImageError(f"a picture's name must end in {', '.join(_ENCODERS)}, got {suffix!r}")
+    return _ENCODERS[suffix.lower()]
+
+
+def _png_info(text: Text, attached: Chunks) -> dict[str, PngInfo]:
+    info = PngInfo()
+    for key, value in text.items():
+        info.add_text(key, value)
+    for name, data in attached.items():
+        info.add(name.encode("ascii"), data)
+    return {"pnginfo": info}
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise what `save` would raise for this name and folder, before there is a picture to lose."""
-    path = Path(path)
-    if path.suffix.lower() not in _ENCODERS:
-        raise ImageError(f"a picture's name must end in {', '.join(_ENCODERS)}, got {path.name!r}")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        reason = "is a folder" if path.is_dir() else "its folder does not exist or is not writable"
-        raise SaveError(f"{path}: cannot be saved: {reason}")
+    _encoder(Path(path).suffix)
+    files.check_place(path)
 
 
-def save(pixels: Pixels, path: str | os.PathLike[str], text: Mapping[str, str] | None = None) -> None:
+def save(pixels: Pixels, path: str | os.PathLike, text: Text | None = None, attached: Chunks | None = None) -> None:
     """Writes a file in the format of its suffix (see `encode`): all of it, or nothing.
 
-    It is written under another name in the same folder, then renamed; an older file is replaced.
     Raises ImageError for what cannot be encoded, SaveError for what the disk refuses.
     """
-    path = Path(path)
-    data = encode(pixels, path.suffix, text)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise SaveError(f"{path}: cannot be saved: {_reason(error)}") from error
+    files.write(path, encode(pixels, Path(path).suffix, text, attached))

@@ -1,12 +1,18 @@
 """The `ssd1b` command: what it prints, what it writes, and how it fails."""
 
+import dataclasses
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tiny
 
-from ssd1b_jax import cli, images, pipeline
+from ssd1b_jax import Request, cli, images, pipeline, provenance
+from ssd1b_jax.cli.settings import of_request
+from ssd1b_jax.solvers import SAMPLERS
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +78,16 @@ def test_a_dropped_part_of_the_picture_is_noted(capsys, tiny_folder, here):
             "nowhere/out.png: cannot be saved: its folder does not exist",
         ),
         (["in.png", "a cat", "--upscale", "0"], 2, "upscale must be a whole number from 1 to 8, got 0"),
+        (["in.png", "a cat", "--per-device", "0"], 2, "per_device must be a whole number from 1, got 0"),
+        (["in.png", "a cat", "--mask", "missing.png"], 2, "missing.png: cannot be read: no such file or directory"),
+        (["in.png", "a cat", "--lora", "missing:0.5"], 2, "no LoRA at 'missing': give a safetensors file"),
+        (["in.png", "a cat", "--lora", "a/in.x", "--lora", "in.y:0.1"], 2, "two LoRAs are named 'in'"),
+        (
+            ["in.png", "a cat", "--embed-input", "-o", "a.jpg"],
+            2,
+            "the input can be embedded in a PNG only, got 'a.jpg'",
+        ),
+        (["in.png", "a cat", "--embed-input", "--no-metadata"], 2, "the input is embedded along with the metadata"),
     ],
 )
 def test_bad_input_is_told_before_a_model_is_loaded(capsys, no_model, here, arguments, code, sentence):
@@ -147,6 +163,97 @@ def test_info_refuses_a_damaged_folder(capsys, tiny_folder, here):
     code, out, err = run(capsys, "info", "copy")
     assert (code, out) == (2, "")
     assert str(largest.relative_to(here)) in err and "damaged" in err and err.count("\n") == 1
+    code, out, _ = run(capsys, "info", "copy", "--no-verify")
+    assert code == 0 and "not verified" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        ([], {}),
+        (
+            ["--steps", "7", "--no-prompt-weights", "--exact-steps"],
+            dict(num_inference_steps=7, prompt_weights=False, exact_steps=True),
+        ),
+        (
+            ["--crop", "1", "2", "--negative-target-size", "8", "16"],
+            dict(crops_coords_top_left=(1, 2), negative_target_size=(8, 16)),
+        ),
+        (["--guidance-interval", "0.1", "0.5", "--mask", "in.png"], dict(guidance_interval=(0.1, 0.5), mask="in.png")),
+        (["--lora", "in.png:0.5", "--lora", "b:c"], dict(loras={"in": 0.5, "b:c": 1.0})),
+    ],
+)
+def test_options_become_a_request(arguments, settings):
+    """What is not said is the Request's own default."""
+    parsed = cli._parser().parse_args(["img2img", "in.png", "a cat", *arguments])
+    request = of_request(parsed)
+    for field in dataclasses.fields(request):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        expected = {"image": "in.png", "prompt": "a cat", **settings}.get(field.name, default)
+        assert getattr(request, field.name) == expected
+
+
+@pytest.mark.parametrize("command", ["img2img", "grid"])
+def test_every_setting_has_an_option(command):
+    parsed = cli._parser().parse_args([command, "in.png", "a cat", *(["--x", "seed=1"] if command == "grid" else [])])
+    assert set(parsed.fields) == {field.name for field in dataclasses.fields(Request)}
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in ("img2img", "grid", "replay", "samplers", "info"))])
+def test_help_is_readable(capsys, command):
+    with pytest.raises(SystemExit) as exit:
+        cli.main([*command, "--help"])
+    out = capsys.readouterr().out
+    assert exit.value.code == 0 and max(map(len, out.splitlines())) <= 100 and "None" not in out
+
+
+def test_metadata_is_written_as_asked(capsys, tiny_folder, here):
+    arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--seed", 1, "--quiet")
+    assert run(capsys, *arguments, "-o", "a.png", "--sidecar", "--embed-input")[0] == 0
+    assert images.read_text("a.png").keys() == {"parameters", "ssd1b"}
+    assert provenance.embedded("a.png").keys() == {"image"} and (here / "a.json").exists()
+    assert run(capsys, *arguments, "-o", "b.jpg", "--no-metadata")[0] == 0
+    assert images.read_text("b.jpg") == {}
+    assert sorted(path.name for path in here.iterdir()) == ["a.json", "a.png", "b.jpg", "in.png"]
+
+
+def test_what_a_jpeg_has_no_room_for_is_kept_beside_it(capsys, tiny_folder, here):
+    arguments = ("--model", tiny_folder, "--quiet", "-o", "a.jpg")
+    code, _, err = run(capsys, "img2img", "in.png", "cat " * 20_000, *arguments)
+    assert code == 0 and "note: the settings are too long for a JPEG's EXIF, " in err
+    assert "note: the record of how it was made is too long for a JPEG: it is in a.json\n" in err
+    assert images.read_text("a.jpg") == {}
+    assert provenance.read("a.jpg")["request"]["prompt"] == "cat " * 20_000
+
+
+def test_pictures_that_vary_have_names_of_their_own(capsys, tiny_folder, here):
+    arguments = ("--model", tiny_folder, "--seed", 7, "--num-images", 2, "--quiet")
+    code, _, _ = run(
+        capsys, "img2img", "in.png", "a cat", *arguments, "--variation-seed", 1, "--variation-strength", 0.5
+    )
+    assert code == 0 and sorted(path.name for path in here.iterdir()) == ["in-7-1.png", "in-7-2.png", "in.png"]
+
+
+def test_samplers_are_listed(capsys):
+    code, out, _ = run(capsys, "samplers")
+    assert code == 0
+    lines = out.split("\n\n")[0].splitlines()
+    for line, (name, sampler) in zip(lines, SAMPLERS.items(), strict=True):
+        assert line.split()[0] == name and sampler.description in line
+        assert name.endswith("_karras") or all(other in line for other in sampler.names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", ["samplers", "--help"])
+def test_a_reader_may_hang_up(arguments):
+    """As `head` does."""
+    command = [sys.executable, "-m", "ssd1b_jax.cli", arguments]
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with os.fdopen(writing, "wb") as pipe:
+        run = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, env=environment, text=True)
+    assert (run.returncode, run.stderr) == (141, "")
 
 
 def test_usage_errors_exit_with_2(capsys):

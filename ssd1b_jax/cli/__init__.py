@@ -7,20 +7,33 @@ import argparse
 import os
 import sys
 
-from ssd1b_jax import __version__, images
-from ssd1b_jax.cli import img2img, info
+from ssd1b_jax import __version__, files
+from ssd1b_jax.cli import grid, img2img, info, plan, replay, samplers
 
 FAILED, BAD_INPUT, DISK, DEVICE, INTERRUPTED = 1, 2, 3, 70, 130
-COMMANDS = (img2img, info)
+HUNG_UP = 141  # what a shell reports of a program whose reader has gone
+COMMANDS = (img2img, grid, replay, samplers, info, plan)
 
 
 def main(argv: list[str] | None = None) -> int:
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as in `ssd1b info | head`: no one is left to tell, also not at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return HUNG_UP
+
+
+def _run(argv: list[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
     try:
-        arguments.command(arguments)
-        return 0
-    except images.SaveError as error:
+        return arguments.command(arguments) or 0
+    except BrokenPipeError:
+        raise
+    except files.SaveError as error:
         return _fail(error, DISK)
     except (RuntimeError, MemoryError) as error:
         return _fail(f"the device failed: {_first_line(error)}", DEVICE)

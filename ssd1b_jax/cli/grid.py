@@ -1,0 +1,76 @@
+"""`ssd1b grid`: sweep two settings and draw the table of pictures."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ssd1b_jax.cli.console import ProgressBar, describe
+from ssd1b_jax.cli.settings import add_files, add_pipeline, add_request, check, of_request, pipeline, saving
+
+
+def add(commands) -> None:
+    parser = commands.add_parser(
+        "grid",
+        usage="%(prog)s IMAGE PROMPT --x SETTING=VALUES [--y SETTING=VALUES] [-o OUT] [option ...]",
+        help="sweep two settings and draw the table of pictures",
+        description="Remake IMAGE after PROMPT for all values of two settings, and draw a labelled table of the "
+        "pictures. Each is also kept in a folder named like OUT without its suffix.",
+        epilog="VALUES are a list (0.3,0.5,0.7), a range of whole numbers (1..4), or so many at equal distances "
+        "(0.3..0.9/4); quote what has commas: --y 'prompt=\"a cat, asleep\",a dog'. lora:NAME is a LoRA's scale.",
+    )
+    parser.set_defaults(command=_run)
+    add = parser.add_argument
+    add("--x", required=True, metavar="SETTING=VALUES", help="columns: strength, steps, prompt, any other setting")
+    add("--y", metavar="SETTING=VALUES", help="rows: another one")
+    add("-o", "--output", type=Path, default=Path("grid.png"), metavar="OUT", help="default: grid.png")
+    add("--cell", type=int, default=256, metavar="PIXELS", help="size of a picture in the table (default: 256)")
+    add("--quiet", action="store_true", help="no progress bar")
+    add_request(parser)
+    add_pipeline(parser)
+    add_files(parser)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    # All that can be wrong is found before the weights are read.
+    from ssd1b_jax import grid, images
+    from ssd1b_jax.checkpoint import read_manifest
+    from ssd1b_jax.figure import PALE
+    from ssd1b_jax.pipeline import NonFiniteError
+    from ssd1b_jax.provenance import SOURCES
+
+    folder = arguments.output.with_suffix("")
+    if not 32 <= arguments.cell <= 2048:
+        raise ValueError(f"cell must be from 32 to 2048 pixels, got {arguments.cell}")
+    check(arguments, arguments.output)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is in the way of the folder of pictures: choose another output")
+    axes = [grid.parse_axis(said) for said in (arguments.x, arguments.y) if said is not None]
+    table = grid.Grid(base=of_request(arguments), **dict(zip("xy", axes, strict=False)))
+    requests = table.requests(read_manifest(arguments.model).config)
+    for axis in axes:
+        if axis.setting in SOURCES:
+            for path in axis.values:
+                images.load(path)
+    figure = table.figure(requests, Path(arguments.model).name, arguments.cell)
+    cells = [figure.cell(np.full((request.height, request.width, 3), PALE, np.uint8)) for request in requests]
+    images.encode(figure.draw(cells), arguments.output.suffix)  # so that it can't fail in the end
+    pipe = pipeline(arguments)
+    folder.mkdir(exist_ok=True)
+    count, failure = 0, None
+    with ProgressBar(arguments.quiet) as bar:
+        try:
+            for index, result in bar.watch(pipe, requests):
+                path = folder / f"{table.names()[index]}{arguments.output.suffix}"
+                bar.note(result.save(path, **saving(arguments)))
+                cells[index] = figure.cell(result.pixels)
+                bar.write(f"{path}: {describe(result)}", sys.stdout)
+                count += 1
+        except NonFiniteError as error:  # the others are made: only these cells stay blank
+            failure = error
+    if count:
+        images.save(figure.draw(cells), arguments.output)
+        print(f"{arguments.output}: {count} pictures of {folder}")
+    if failure:
+        raise failure

@@ -1,0 +1,184 @@
+"""A picture made again from what its file says, and held against it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd1b_jax import images, lora, provenance
+from ssd1b_jax.checkpoint import ModelError, read_manifest
+from ssd1b_jax.pipeline import Pipeline, Progress
+from ssd1b_jax.provenance import SOURCES, ProvenanceError
+from ssd1b_jax.request import Request, Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What it takes to make a file's picture again, found and checked; `picture` is None where it is lost.
+
+    `embedded` says that the input came from the file itself, `notes` are sentences for the user.
+    """
+
+    path: Path
+    picture: Path | None
+    record: provenance.Record
+    request: Request
+    model: str
+    loras: Mapping[str, Path]
+    embedded: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """A picture made again.
+
+    `identical` says that all pixels are those recorded. Where they are not, `differences` are
+    phrases about what else is not as recorded, and `worst` and `mean` measure 8-bit values against
+    the file, if that is a PNG as it was written. `edited` says that it is not as it was written, None
+    where that can't be told: JPEG and WebP don't keep pixels.
+    """
+
+    result: Result
+    identical: bool
+    edited: bool | None
+    differences: tuple[str, ...]
+    worst: int | None
+    mean: float | None
+
+
+def read(
+    path: str | Path,
+    *,
+    model: str | Path | None = None,
+    image: str | Path | None = None,
+    mask: str | Path | None = None,
+    loras: Mapping[str, str | Path] | None = None,
+) -> Recipe:
+    """Read a picture or its sidecar, and find what it was made from; no weights are read.
+
+    The input is the one embedded, or else lies where its name says, seen from the file or from
+    here; so do the LoRAs, and the model. What is given is taken instead. All must have the sha256
+    recorded; only a model that is given may be another, with a note. Raises ProvenanceError,
+    ImageError, ModelError or RequestError.
+    """
+    path = Path(path)
+    record = provenance.read(path)
+    is_sidecar = path.suffix.lower() == ".json"
+    picture = path.parent / record["written"]["name"] if is_sidecar else path
+    picture = picture if picture.is_file() else None
+    model, config, notes = _model(record, path, model)
+    # What is embedded belongs together: a mask was laid over its image.
+    embedded = provenance.embedded(picture) if picture and image is mask is None else {}
+    recorded = {source: said for source in SOURCES if (said := record["request"].get(source))}
+    given = dict(image=image, mask=mask)
+    sources = {
+        source: embedded.get(source) or _found(path, source, said, given[source], _picture_sha256)
+        for source, said in recorded.items()
+    }
+    files = {
+        name: _found(path, f"LoRA {name}", said, (loras or {}).get(name), _lora_sha256)
+        for name, said in record["loras"].items()
+    }
+    return Recipe(
+        path=path,
+        picture=picture,
+        record=record,
+        request=_request(path, record["request"], sources).resolve(config),
+        model=model,
+        loras=files,
+        embedded=any(isinstance(source, bytes) for source in sources.values()),
+        notes=notes,
+    )
+
+
+def run(recipe: Recipe, *, on_progress: Callable[[Progress], None] | None = None) -> Replay:
+    """Make the picture again, in the dtype and with the per-device batch recorded, and compare."""
+    record = recipe.record
+    pipe = Pipeline.from_pretrained(recipe.model, dtype=record["dtype"]["unet"], per_device=record["per_device"])
+    for name, file in recipe.loras.items():
+        pipe.load_lora(file, name=name)
+    (result,) = pipe.generate([recipe.request], on_progress=on_progress)
+    now = result.provenance
+    identical = now["pixels"]["sha256"] == record["pixels"]["sha256"]
+    apart, edited, upscale = None, None, record["written"]["upscale"]
+    if recipe.picture and recipe.picture.suffix.lower() == ".png":
+        pixels = images.load(recipe.picture).pixels
+        edited = images.sha256(pixels) != record["written"]["sha256"]
+        if not edited and pixels.shape == tuple(side * upscale for side in result.pixels.shape[:2]) + (3,):
+            apart = np.abs(images.upscale(result.pixels, upscale).astype(np.int16) - pixels)
+    # Inputs were checked already, and one that was embedded is another file of the same picture.
+    inputs = {name: said for name, said in record["request"].items() if name in SOURCES}
+    now = {**now, "request": now["request"] | inputs}
+    return Replay(
+        result=result,
+        identical=identical,
+        edited=edited,
+        differences=tuple(provenance.differences(record, now)),
+        worst=None if apart is None else int(apart.max()),
+        mean=None if apart is None else float(apart.mean()),
+    )
+
+
+def _model(record: Mapping[str, Any], path: Path, given: str | Path | None):
+    """Name and config of the model, and notes."""
+    asked = record["model"]["name"]
+    beside = path.parent / asked
+    name = str(given or (beside if (beside / "model.json").is_file() else asked))
+    try:
+        manifest = read_manifest(name)
+    except ModelError as error:
+        if given:
+            raise
+        raise ProvenanceError(f"{path}: its model {asked!r} is not to be had, give it with --model: {error}") from error
+    if manifest.sha256 == record["model"]["sha256"]:
+        return name, manifest.config, ()
+    words = f"{record['model']['sha256'][:10]}… made the picture, {name} is {manifest.sha256[:10]}…"
+    if given is None:
+        raise ProvenanceError(f"{path}: its model has changed (sha256 {words}): give the one it was by --model")
+    return name, manifest.config, (f"another model (sha256 {words})",)
+
+
+def _found(
+    path: Path,
+    what: str,
+    said: Mapping[str, Any],
+    given: str | Path | None,
+    sha256: Callable[[Path], tuple[str, ...]],
+) -> Path:
+    """The file that a record means, given or where its name says; `sha256` tells those that it goes by."""
+    if given is not None:
+        if said["sha256"] not in sha256(Path(given)):
+            raise ProvenanceError(f"{given} is not the {what} of {path}: its sha256 is not {said['sha256'][:10]}…")
+        return Path(given)
+    option = f"--{what.split()[0].lower()}"
+    if said["name"] is None:
+        raise ProvenanceError(f"{path}: its {what} was no file: save it as a PNG and give it with {option}")
+    places = [place for place in (path.parent / said["name"], Path(said["name"])) if place.exists()]
+    for place in places:
+        if said["sha256"] in sha256(place):
+            return place
+    fault = f"has changed ({places[0]})" if places else f"is neither beside it nor at {said['name']!r}"
+    raise ProvenanceError(f"{path}: its {what} {fault}: give it with {option}")
+
+
+def _picture_sha256(path: Path) -> tuple[str, ...]:
+    loaded = images.load(path)
+    return loaded.sha256, images.sha256(loaded.pixels)
+
+
+def _lora_sha256(path: Path) -> tuple[str, ...]:
+    with lora.find(path).open("rb") as file:
+        return (hashlib.file_digest(file, "sha256").hexdigest(),)
+
+
+def _request(path: Path, said: Mapping[str, Any], sources: Mapping[str, Path | bytes]) -> Request:
+    known = {field.name for field in dataclasses.fields(Request)}
+    if unknown := sorted(said.keys() - known):
+        raise ProvenanceError(f"{path}: has settings that this version does not know: {', '.join(unknown)}")
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    return Request(**{**settings, **sources})
