@@ -18,8 +18,11 @@ _HOMES = {
     "RequestError": "request",
     "Result": "request",
     "ImageError": "images",
-    "SaveError": "images",
+    "SaveError": "files",
     "ModelError": "checkpoint",
+    "WeightsError": "tensors",
+    "ProvenanceError": "provenance",
+    "GridError": "grid",
 }
 __all__ = sorted(_HOMES)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Depths = tuple[tuple[int, ...], ...]
+SPACINGS = ("leading", "trailing", "linspace")  # of inference timesteps over the trained ones
 
 
 class ConfigError(ValueError):
@@ -143,12 +144,11 @@ class ScheduleConfig:
     steps_offset: int = 1
 
     def __post_init__(self):
-        for name in ("beta_schedule", "prediction_type", "timestep_spacing"):
-            allowed = {
-                "beta_schedule": ("scaled_linear", "linear"),
-                "prediction_type": ("epsilon", "v_prediction"),
-                "timestep_spacing": ("leading", "trailing", "linspace"),
-            }[name]
+        for name, allowed in (
+            ("beta_schedule", ("scaled_linear", "linear")),
+            ("prediction_type", ("epsilon", "v_prediction")),
+            ("timestep_spacing", SPACINGS),
+        ):
             got = getattr(self, name)
             require(got in allowed, f"{name} must be one of {', '.join(allowed)}, got {got!r}")
         require(0 < self.beta_start < self.beta_end < 1, "betas must satisfy 0 < beta_start < beta_end < 1")
@@ -281,7 +281,7 @@ def sdxl_base() -> ModelConfig:
 
 def emoji() -> ModelConfig:
     """The embedded model: SSD-1B's topology at 64 x 64 pixels, small enough to train on a laptop."""
-    encoder = dict(vocab_size=1024, num_hidden_layers=2, max_position_embeddings=32, eos_token_id=1023)
+    text = dict(vocab_size=1024, num_hidden_layers=2, max_position_embeddings=32, eos_token_id=1023)
     return ModelConfig(
         unet=UNetConfig(
             block_out_channels=(32, 64, 128),
@@ -296,15 +296,10 @@ def emoji() -> ModelConfig:
         ),
         vae=VAEConfig(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8, scaling_factor=0.34716),
         text_encoder=CLIPTextConfig(
-            hidden_size=64, intermediate_size=256, num_attention_heads=2, hidden_act="quick_gelu", **encoder
+            hidden_size=64, intermediate_size=256, num_attention_heads=2, hidden_act="quick_gelu", **text
         ),
         text_encoder_2=CLIPTextConfig(
-            hidden_size=96,
-            intermediate_size=384,
-            num_attention_heads=3,
-            hidden_act="gelu",
-            projection_dim=96,
-            **encoder,
+            hidden_size=96, intermediate_size=384, num_attention_heads=3, hidden_act="gelu", projection_dim=96, **text
         ),
         defaults=Defaults(width=64, height=64, guidance_scale=4.0, strength=0.7),
     )

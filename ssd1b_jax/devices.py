@@ -5,6 +5,7 @@ communicated; so a picture's pixels don't depend on how many devices there are. 
 placed once, by sharding: pmap would send them again on every call otherwise.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,11 @@ class Devices:
         self.sharded = NamedSharding(mesh, PartitionSpec(AXIS))
 
     @property
+    def platform(self) -> str:
+        """The kind of all of them: cpu, gpu or tpu."""
+        return self.devices[0].platform
+
+    @property
     def batch_size(self) -> int:
         """Pictures of one call."""
         return len(self.devices) * self.per_device
@@ -39,6 +45,10 @@ class Devices:
         in_axes = (None,) + (0,) * batches
         return jax.pmap(function, AXIS, in_axes=in_axes, devices=self.devices, donate_argnums=donate)
 
+    def replicate(self, params):
+        """Place parameters, whole, on every device."""
+        return jax.device_put(params, self.replicated)
+
     def split(self, batch):
         """Give the leading axis, `batch_size` long, a device and a per-device part, and place each part."""
         shape = (len(self.devices), self.per_device)
@@ -47,6 +57,15 @@ class Devices:
     def join(self, batch):
         """Inverse of `split`, as NumPy arrays on the host."""
         return jax.tree.map(lambda x: np.asarray(x).reshape(self.batch_size, *x.shape[2:]), batch)
+
+
+@functools.cache
+def host() -> jax.Device | None:
+    """The machine's own processor as a device; None where JAX_PLATFORMS leaves it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def enable_compilation_cache() -> Path:

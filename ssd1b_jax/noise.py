@@ -5,7 +5,7 @@ that of each sampler row that draws any, all standard normal, float32, (height, 
 
 | kind    | draws what                                  | made                                    |
 |---------|---------------------------------------------|-----------------------------------------|
-| `jax`   | threefry, one fold of the key per use       | on the device, rows inside the jit loop |
+| `jax`   | threefry, one fold of the key per use       | on the host, rows inside the jit loop   |
 | `torch` | `torch.Generator("cpu").manual_seed(seed)`  | on the host                             |
 | `nv`    | CUDA's Philox as A1111's RNG "NV" has it    | on the host                             |
 
@@ -23,7 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Float64, Int, UInt32, UInt64
 
-KINDS = ("jax", "torch", "nv")
+from ssd1b_jax import devices
+from ssd1b_jax.choices import NOISES
+
 Shape = tuple[int, int, int]
 Noise = Float32[Array | np.ndarray, "height width channels"]
 
@@ -48,8 +50,8 @@ class Source:
 
 def source(kind: str, seed: SupportsIndex) -> Source:
     """The noise of one picture. Raises ValueError for an unknown kind or a seed out of range."""
-    if kind not in KINDS:
-        raise ValueError(f"noise must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind not in NOISES:
+        raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {kind!r}")
     return {"jax": JaxNoise, "torch": TorchNoise, "nv": NvNoise}[kind](seed)
 
 
@@ -68,6 +70,22 @@ def draw_seed() -> int:
     only below 2**53.
     """
     return secrets.randbits(32)
+
+
+def slerp(first: Noise, second: Noise, fraction: float) -> Noise:
+    """Noise turned from `first` towards `second`, on the great circle through them, as A1111's variation seeds do.
+
+    There, and so here, every column of every channel is turned on its own; where the two hardly
+    differ they are mixed linearly.
+    """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    cosine = (first / np.linalg.norm(first, axis=0) * (second / np.linalg.norm(second, axis=0))).sum(axis=0)
+    if cosine.mean() > 0.9995:
+        mixed = (1 - fraction) * first + fraction * second
+    else:
+        angle = np.arccos(cosine.clip(-1, 1))
+        mixed = (np.sin((1 - fraction) * angle) * first + np.sin(fraction * angle) * second) / np.sin(angle)
+    return mixed.astype(np.float32)
 
 
 # jax: a pure function of the seed and of what the noise is for
@@ -99,7 +117,8 @@ class JaxNoise(Source):
         self.key = key_data(seed)
 
     def _draw(self, use: int, shape: Shape) -> Noise:
-        return _jit_fold_normal(self.key, use, shape)
+        # On the host's own processor, or the draw would wait for what an accelerator is busy with.
+        return _jit_fold_normal(jax.device_put(self.key, devices.host()), use, shape)
 
 
 # torch and nv: one generator, read from front to back

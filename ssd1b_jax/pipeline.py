@@ -2,23 +2,27 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssd1b_jax import images, noise, sampler, solvers
-from ssd1b_jax.checkpoint import DTYPES, Model, load_model, read_manifest
+from ssd1b_jax import masks, previews, provenance
+from ssd1b_jax.adapters import Adapters
+from ssd1b_jax.batches import Batch, Batcher, Job, Phase
+from ssd1b_jax.checkpoint import TOKENIZERS, Model, check_dtype, load_model, read_manifest
+from ssd1b_jax.config import VAEConfig
 from ssd1b_jax.devices import Devices, enable_compilation_cache
+from ssd1b_jax.models import lay_out
+from ssd1b_jax.overlap import ahead
 from ssd1b_jax.request import Request, RequestError, Result, repeat
-from ssd1b_jax.stages import ORDER, Guidance, Inputs, KeyNoise, Prompt, StackedNoise, Stages, part_dtypes
+from ssd1b_jax.stages import ORDER, Stages, part_dtypes
 from ssd1b_jax.tokenizer import PromptTokenizer
 
-STACK = 64  # rows of host-made noise at least, so that few programs serve all step counts
+EVENTS_AHEAD = 64  # of the devices, while the caller keeps pictures: about as many results at most
 
 
 class NonFiniteError(ArithmeticError):
@@ -33,49 +37,66 @@ class Progress:
     calls: int
     pictures_done: int
     pictures: int
+    _running: "_Running | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def previews(self) -> dict[int, np.ndarray]:
+        """What the pictures being made are expected to become, by their index: uint8, one pixel a latent.
+
+        Empty between batches, and for an autoencoder that `previews` has no map of. Costs nothing
+        unless asked for.
+        """
+        return self._running.previews() if self._running else {}
 
 
-class Program(NamedTuple):
-    """What of a request is compiled in: requests that agree here can share a batch."""
+@dataclass(frozen=True)
+class _Running:
+    """The predicted clean latents of a batch."""
 
-    width: int
-    height: int
-    guided: bool
-    noise_rows: int  # 0: rows' noise is drawn on the device, if at all
+    jobs: list[Job]
+    clean: jax.Array
+    vae: VAEConfig
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A resolved request on its way to the devices."""
-
-    index: int
-    request: Request
-    table: solvers.Table
-    program: Program
+    def previews(self) -> dict[int, np.ndarray]:
+        latents = np.asarray(self.clean)
+        pixels = previews.preview(self.vae, latents.reshape(-1, *latents.shape[2:]))
+        return {} if pixels is None else {job.index: pixels[i] for i, job in enumerate(self.jobs)}
 
 
 class Pipeline:
     """A model on devices, ready to remake pictures.
 
     `per_device` pictures are made at a time on each device; other numbers than 1 change pixels
-    by rounding. Compiled programs are kept in the user's cache folder; see `devices`.
+    by rounding; `devices` may be `Devices`, which say so themselves. Compiled programs are kept in
+    the user's cache folder; see `devices`.
     """
 
-    def __init__(self, model: Model, *, devices: Sequence[jax.Device] | None = None, per_device: int = 1):
+    def __init__(
+        self,
+        model: Model,
+        *,
+        devices: Sequence[jax.Device] | Devices | None = None,
+        per_device: int = 1,
+        again: Callable[[], Model] | None = None,
+    ):
+        """`again` reads the model anew where the first LoRA needs weights that were replaced by others."""
         self.config = model.config
-        self.devices = Devices(devices, per_device)
+        self.devices = devices if isinstance(devices, Devices) else Devices(devices, per_device)
         length = min(
             self.config.text_encoder.max_position_embeddings, self.config.text_encoder_2.max_position_embeddings
         )
-        self._tokenizers = [
-            PromptTokenizer.from_folder(model.folder / name, length=length) for name in ("tokenizer", "tokenizer_2")
-        ]
+        tokenizers = [PromptTokenizer.from_folder(model.folder / name, length=length) for name in TOKENIZERS]
+        self._batcher = Batcher(self.config, tokenizers, self.devices)
         # What each part was loaded in is what it computes in.
-        stages = Stages(self.config, {part: jax.tree.leaves(tree)[0].dtype for part, tree in model.params.items()})
+        dtypes = {part: jax.tree.leaves(tree)[0].dtype for part, tree in model.params.items()}
+        platform = self.devices.platform
+        stages = Stages(self.config, dtypes, platform)
         self.dtype = stages.dtypes["unet"]
-        self._params = jax.device_put(model.params, self.devices.replicated)
+        self._maker = provenance.maker(model.manifest, self.devices.devices, stages.dtypes, self.devices.per_device)
+        self._adapters = self._with_loras(model, again, platform)
+        self._lora_files: dict[str, str] = {}
         self._prepare = self.devices.map(stages.prepare, batches=2)
-        self._advance = self.devices.map(stages.advance, batches=7, donate=(1,))
+        self._advance = self.devices.map(stages.advance, batches=8, donate=(1,))
         self._decode = self.devices.map(stages.decode, batches=1)
 
     @classmethod
@@ -96,11 +117,40 @@ class Pipeline:
         if dtype is None:
             platform = (devices or jax.local_devices())[0].platform
             dtype = "float32" if platform == "cpu" else "bfloat16"
-        if dtype not in DTYPES:
-            raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        check_dtype(dtype, RequestError)
+        placed = Devices(devices, per_device)
         dtypes = part_dtypes(read_manifest(model).config, jnp.dtype(dtype))
-        placed = load_model(model, dtype=dtypes, sharding=Devices(devices).replicated)
-        return cls(placed, devices=devices, per_device=per_device)
+
+        def load() -> Model:
+            return load_model(model, dtype=dtypes, sharding=placed.replicated)
+
+        return cls(load(), devices=placed, again=load)
+
+    def _with_loras(self, model: Model, again: Callable[[], Model] | None, platform: str) -> Adapters:
+        def laid_out(params: dict) -> dict:
+            return {part: lay_out(part, self.config, tree, platform) for part, tree in params.items()}
+
+        placed = self.devices.replicate(model.params)
+        plain = laid_out(placed)
+        replaced = [part for part in plain if jax.tree.structure(plain[part]) != jax.tree.structure(placed[part])]
+        kept = None if again else {part: placed[part] for part in replaced}
+
+        def base() -> dict:
+            return plain | (kept or {part: again().params[part] for part in replaced})
+
+        return Adapters(self.config, plain, base, laid_out)
+
+    def load_lora(self, path: str | Path, name: str | None = None) -> str:
+        """Load a LoRA (diffusers', PEFT's or kohya's safetensors) for requests to use by its name, which is returned.
+
+        The name is the file's own unless given. Nothing changes until a request has it in `loras`; then
+        it is merged into the weights, and no program is compiled again. Raises WeightsError for a file
+        that does not fit the model, ValueError for a name that another file has.
+        """
+        name = Path(path).stem if name is None else name
+        self._adapters.add(name, path)
+        self._lora_files[name] = str(path)
+        return name
 
     def __call__(
         self, *, num_images: int = 1, on_progress: Callable[[Progress], None] | None = None, **settings
@@ -125,145 +175,100 @@ class Pipeline:
     def stream(
         self, requests: Iterable[Request], *, on_progress: Callable[[Progress], None] | None = None
     ) -> Iterator[tuple[int, Result]]:
-        """As `generate`, but each picture as soon as its batch is done, with its index among the requests."""
-        jobs = [self._plan(index, request) for index, request in enumerate(requests)]
-        batches = self._batches(jobs)
-        calls = sum(max(job.table.calls for job in batch) for batch in batches)
-        progress = Progress(0, calls, 0, len(jobs))
+        """As `generate`, but each picture as soon as its batch is done, with its index among the requests.
 
-        def report(**done: int) -> None:
-            nonlocal progress
-            progress = dataclasses.replace(progress, **done)
-            if on_progress:
-                on_progress(progress)
-
-        def advanced() -> None:
-            report(calls_done=progress.calls_done + 1)
-
-        for batch in batches:
-            results = self._run(batch, advanced if on_progress else None)
-            report(pictures_done=progress.pictures_done + len(batch))
-            yield from results.items()
-
-    def _plan(self, index: int, request: Request) -> _Job:
-        request = request.resolve(self.config)
-        table = solvers.build(
-            request.scheduler, self.config.schedule, request.num_inference_steps, request.strength, request.exact_steps
-        )
-        stacked = request.noise != "jax" and _draws(table).any()
-        rows = max(STACK, 1 << (table.calls - 1).bit_length()) if stacked else 0
-        return _Job(
-            index=index,
-            request=request,
-            table=table,
-            program=Program(request.width, request.height, request.guided, rows),
-        )
-
-    def _batches(self, jobs: list[_Job]) -> list[list[_Job]]:
-        """Jobs of one program, as many together as the devices take."""
-        groups: dict[Program, list[_Job]] = {}
-        for job in jobs:
-            groups.setdefault(job.program, []).append(job)
-        size = self.devices.batch_size
-        return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
-
-    def _run(self, batch: list[_Job], advanced: Callable[[], None] | None) -> dict[int, Result]:
-        began = time.perf_counter()
-        loaded = [images.load(job.request.image) for job in batch]
-        arrays, calls, notes = self._arrays(batch, loaded)
-        inputs, rows, guidance, row_noise = self.devices.split(arrays)
-        state, conditioning, encoded = self._prepare(self._of("text_encoder", "text_encoder_2", "vae"), inputs, rows)
-        state = self._sample(state, (conditioning, guidance, rows, row_noise), calls, advanced)
-        pixels, decoded = self._decode(self._of("vae"), state.latents)
-        self._check(batch, encoded | decoded)
-        pixels = self.devices.join(pixels)
-        seconds = (time.perf_counter() - began) / len(batch)
-        return {
-            job.index: Result(
-                pixels=pixels[i], request=job.request, steps_run=job.table.steps_run, seconds=seconds, notes=notes[i]
-            )
-            for i, job in enumerate(batch)
-        }
-
-    def _sample(self, state: sampler.State, fixed: tuple, calls: np.ndarray, advanced: Callable[[], None] | None):
-        """The whole loop in one go, or call by call where someone wants to know."""
-        last = calls.max()
-        start, waiting = np.zeros_like(calls), None
-        for stop in range(1, last + 1) if advanced else [last]:
-            stop = np.minimum(calls, stop)
-            state, token = self._advance(self._of("unet"), state, *fixed, start, stop)
-            if waiting is not None:  # one behind, so that the devices never wait for the host
-                jax.block_until_ready(waiting)
-                advanced()
-            start, waiting = stop, token
-        if advanced:
-            jax.block_until_ready(waiting)
-            advanced()
-        return state
-
-    def _of(self, *parts: str) -> dict:
-        return {part: self._params[part] for part in parts}
-
-    def _arrays(self, batch: list[_Job], loaded: list[images.Loaded]):
-        """The batch as arrays, each device's number of model calls, and the notes of each picture.
-
-        The last picture is repeated where there are fewer than the devices take.
+        The next batches are prepared and run while the caller is busy with a picture. Where values
+        are not finite the other pictures are made nevertheless, and the NonFiniteError comes last.
         """
-        notes = [list(picture.notes) for picture in loaded]
-        request = batch[0].request
-        factor, channels = self.config.vae.factor, self.config.vae.latent_channels
-        shape = (request.height // factor, request.width // factor, channels)
-        columns = []
-        for i, (job, picture) in enumerate(zip(batch, loaded, strict=True)):
-            request = job.request
-            source = noise.source(request.noise, request.seed)
-            pixels = images.resize(picture.pixels, request.width, request.height, request.resize_mode)
-            posterior, start = np.asarray(source.posterior(shape)), np.asarray(source.start(shape))
-            prompt = self._tokenize(request.prompt, "prompt", notes[i])
-            negative = self._tokenize(request.negative_prompt, "negative prompt", notes[i]) if request.guided else None
-            if job.program.noise_rows:
-                row_noise = StackedNoise(self._stack_noise(source, job, shape))
-            else:
-                row_noise = KeyNoise(noise.key_data(request.seed))
-            inputs = Inputs(images.to_model(pixels), posterior, start, prompt, negative)
-            guidance = Guidance(np.float32(request.guidance_scale), np.float32(request.guidance_rescale))
-            columns.append((inputs, guidance, row_noise))
-        missing = self.devices.batch_size - len(batch)
-        inputs, guidance, row_noise = jax.tree.map(lambda *rows: np.stack(rows), *columns, *columns[-1:] * missing)
-        rows = sampler.stack([job.table for job in batch] + [batch[-1].table] * missing)
-        # A device without a picture of its own makes no model call.
-        calls = np.array([job.table.calls for job in batch] + [0] * missing, np.int32)
-        calls = calls.reshape(-1, self.devices.per_device).max(axis=1, keepdims=True)
-        calls = np.broadcast_to(calls, (len(calls), self.devices.per_device))
-        return (inputs, rows, guidance, row_noise), calls, [tuple(sentences) for sentences in notes]
+        jobs = [self._batcher.plan(index, request) for index, request in enumerate(requests)]
+        try:
+            for job in jobs:
+                self._adapters.check(job.request.loras)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
+        failures: list[str] = []
+        for event in ahead(self._events(jobs, on_progress is not None, failures), EVENTS_AHEAD):
+            if not isinstance(event, Progress):
+                yield event
+            elif on_progress:
+                on_progress(event)
+        if failures:
+            raise NonFiniteError("; ".join(failures) + ": try dtype float32 or bfloat16, or a lower guidance_scale")
 
-    def _tokenize(self, prompt: str | None, name: str, notes: list[str]) -> Prompt:
-        """`None` is an absent prompt: zeros where the model was trained so, else the empty prompt."""
-        first, second = (tokenizer(prompt or "") for tokenizer in self._tokenizers)
-        dropped = max(first.dropped, second.dropped, key=len)
-        if dropped:
-            notes.append(f"the {name} is too long for the model, this was left out: {dropped!r}")
-        present = prompt is not None or not self.config.force_zeros_for_empty_prompt
-        return Prompt(first.ids, second.ids, np.bool_(present))
+    def _events(self, jobs: list[Job], watched: bool, failures: list[str]) -> Iterator[Progress | tuple[int, Result]]:
+        """Results as they come, and Progress: after every model call where that is `watched`."""
+        groups = self._batcher.group(jobs)
+        calls = sum(phase.calls for group in groups for phase in self._batcher.phases(group))
+        progress = Progress(0, calls, 0, len(jobs))
+        for batch in ahead((self._batcher.batch(group) for group in groups), 1):
+            began = time.perf_counter()
+            pixels, finite, progress = yield from self._make(batch, watched, progress)
+            seconds = (time.perf_counter() - began) / len(batch.jobs)
+            done = progress.pictures_done + len(batch.jobs)
+            yield (progress := dataclasses.replace(progress, pictures_done=done, _running=None))
+            for i, job in enumerate(batch.jobs):
+                failed = next((stage for stage in ORDER if not finite[stage][i]), None)
+                if failed:
+                    failures.append(self._failure(failed, job))
+                else:
+                    yield job.index, self._result(batch, i, pixels[i], seconds)
 
-    def _stack_noise(self, source: noise.Source, job: _Job, shape: noise.Shape) -> np.ndarray:
-        stack = np.zeros((job.program.noise_rows, *shape), np.float32)
-        for row in np.flatnonzero(_draws(job.table)):
-            stack[row] = source.row(int(row), shape)
-        return stack
+    def _make(
+        self, batch: Batch, watched: bool, progress: Progress
+    ) -> Generator[Progress, None, tuple[np.ndarray, dict[str, np.ndarray], Progress]]:
+        """A batch's pixels, and what of each picture is finite; yields Progress, and returns the last."""
+        params = self._adapters.params(batch.jobs[0].request.loras)
+        state, sides, known, encoded = self._prepare(params, batch.inputs, batch.rows)
+        fixed = (batch.guidance, batch.rows, known, batch.row_noise)
+        waiting = None
+        for guided, start, stop in _slices(batch.phases, watched):
+            state, clean = self._advance(
+                dict(unet=params["unet"]), state, sides if guided else sides[-1:], *fixed, start, stop
+            )
+            if waiting is not None:  # one behind, so that the devices never wait for the host
+                yield (progress := _called(progress, waiting))
+            waiting = _Running(batch.jobs, clean, self.config.vae) if watched else None
+        if waiting is not None:
+            yield (progress := _called(progress, waiting))
+        pixels, decoded = self._decode(dict(vae=params["vae"]), state.latents)
+        finite, pixels = self.devices.join((encoded | decoded, pixels))
+        return pixels, finite, progress
 
-    def _check(self, batch: list[_Job], finite: dict[str, jax.Array]) -> None:
-        joined = self.devices.join(finite)
-        for stage in ORDER:
-            for job, good in zip(batch, joined[stage], strict=False):  # the padding doesn't count
-                if not good:
-                    raise NonFiniteError(
-                        f"the {stage} gave values that are not finite for picture {job.index + 1} "
-                        f"(seed {job.request.seed}, dtype {jnp.dtype(self.dtype).name}): "
-                        "try dtype float32 or bfloat16, or a lower guidance_scale"
-                    )
+    def _result(self, batch: Batch, i: int, pixels: np.ndarray, seconds: float) -> Result:
+        job, column = batch.jobs[i], batch.columns[i]
+        if column.kept is not None:
+            pixels = masks.blend(column.kept.pixels, pixels, column.kept.share)
+        loras = {
+            name: dict(name=self._lora_files[name], sha256=self._adapters.sha256(name)) for name in job.request.loras
+        }
+        return Result(
+            pixels=pixels,
+            request=job.request,
+            steps_run=job.table.steps_run,
+            seconds=seconds,
+            made=provenance.describe(job.request, column.sources, self._maker, job.table.steps_run, loras),
+            notes=column.notes,
+        )
+
+    def _failure(self, stage: str, job: Job) -> str:
+        return (
+            f"the {stage} gave values that are not finite for picture {job.index + 1} "
+            f"(seed {job.request.seed}, dtype {jnp.dtype(self.dtype).name})"
+        )
 
 
-def _draws(table: solvers.Table) -> np.ndarray:
-    """Which rows of a table use noise."""
-    return (table.matrices @ solvers.NOISE != 0).any(axis=1)
+def _called(progress: Progress, running: _Running) -> Progress:
+    """Progress after one more model call, which is waited for."""
+    jax.block_until_ready(running.clean)
+    return dataclasses.replace(progress, calls_done=progress.calls_done + 1, _running=running)
+
+
+def _slices(phases: list[Phase], watched: bool) -> Iterator[Phase]:
+    """The phases themselves, or, where someone watches, one model call at a time."""
+    for phase in phases:
+        if not watched:
+            yield phase
+            continue
+        for done in range(phase.calls):
+            start, stop = (np.minimum(phase.start + i, phase.stop) for i in (done, done + 1))
+            yield Phase(phase.guided, start, stop)

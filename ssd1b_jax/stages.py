@@ -17,9 +17,12 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 from ssd1b_jax import noise, sampler
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models import PARTS, abstract
+from ssd1b_jax.models.unet import Conditioning
+from ssd1b_jax.prompts import emphasize
 
 Latents = Float[Array, "batch height width channels"]
-Tokens = Int[Array, "batch length"]
+Tokens = Int[Array, "batch chunks length"]
+Weights = Float[Array, "batch chunks length"]
 Finite = Bool[Array, " batch"]
 
 
@@ -27,29 +30,33 @@ ORDER = ("text encoders", "VAE encoder", "UNet", "VAE decoder")  # in which valu
 
 
 class Prompt(NamedTuple):
-    """Token ids for both encoders; `present` False stands for zeros in place of what they give."""
+    """Token ids for both encoders and their weights, in chunks, and the sizes that the model is told of.
+
+    `present` False stands for zeros in place of what the encoders give. `sizes` are the original
+    height and width, the crop's top and left, the target height and width, in pixels.
+    """
 
     tokens: Tokens
+    weights: Weights
     tokens_2: Tokens
+    weights_2: Weights
     present: Bool[Array, " batch"]
+    sizes: Float[Array, "batch 6"]
 
 
 class Inputs(NamedTuple):
     """What `prepare` needs of each picture; `negative` is None where guidance is off for all."""
 
     image: Float[Array, "batch image_height image_width 3"]
+    remade: Bool[Array, "batch height width 1"]
     posterior_noise: Latents
     start_noise: Latents
+    clip_skip: Int[Array, " batch"]
     prompt: Prompt
     negative: Prompt | None
 
 
-class Conditioning(NamedTuple):
-    """The prompt as the UNet takes it; `sides` is 2 (negative, positive) with guidance, else 1."""
-
-    context: Float[Array, "batch sides tokens channels"]
-    pooled: Float[Array, "batch sides features"]
-    time_ids: Float[Array, "batch 6"]
+Sides = tuple[Conditioning, ...]  # (negative, positive) where guidance is on, else (positive,)
 
 
 class Guidance(NamedTuple):
@@ -89,12 +96,12 @@ def _exact(stage: Callable) -> Callable:
 
 
 class Stages:
-    """The stages of one model, whose parts compute in `dtypes`."""
+    """The stages of one model, whose parts compute in `dtypes`, with parameters laid out for `platform`."""
 
-    def __init__(self, config: ModelConfig, dtypes: Mapping[str, jnp.dtype]):
+    def __init__(self, config: ModelConfig, dtypes: Mapping[str, jnp.dtype], platform: str | None = None):
         self.config = config
         self.dtypes = dtypes
-        self._graphdefs = {part: abstract(part, config, dtype)[0] for part, dtype in self.dtypes.items()}
+        self._graphdefs = {part: abstract(part, config, dtype, platform)[0] for part, dtype in self.dtypes.items()}
 
     def _network(self, part: str, params):
         return nnx.merge(self._graphdefs[part], params[part])
@@ -102,26 +109,46 @@ class Stages:
     @_exact
     def prepare(
         self, params, inputs: Inputs, rows: sampler.Rows
-    ) -> tuple[sampler.State, Conditioning, dict[str, Finite]]:
-        """Parts `text_encoder`, `text_encoder_2` and `vae`. The state before the first model call."""
-        sides = [self._encode_prompt(params, side) for side in (inputs.negative, inputs.prompt) if side is not None]
-        context, pooled = (jnp.stack(side, axis=1) for side in zip(*sides, strict=True))
+    ) -> tuple[sampler.State, Sides, sampler.Known, dict[str, Finite]]:
+        """All that is done once for a picture: the state before the first model call, and what stays the same."""
+        # As in diffusers, a negative prompt skips no layers.
+        skips = {"negative": jnp.zeros_like(inputs.clip_skip), "prompt": inputs.clip_skip}
+        prompts = {name: prompt for name in skips if (prompt := getattr(inputs, name)) is not None}
+        texts = [self._encode_prompt(params, prompt, skips[name]) for name, prompt in prompts.items()]
+        unet = self._network("unet", params)
+        sides = tuple(
+            unet.condition(context, pooled, prompt.sizes)
+            for (context, pooled), prompt in zip(texts, prompts.values(), strict=True)
+        )
         image = inputs.image.astype(self.dtypes["vae"])
         posterior = self._network("vae", params).encode(image)
         encoded = posterior.sample(inputs.posterior_noise.astype(image.dtype)).astype(jnp.float32)
-        state = sampler.begin(rows, encoded * self.config.vae.scaling_factor, inputs.start_noise)
-        batch, height, width, _ = image.shape
-        time_ids = jnp.broadcast_to(jnp.array([height, width, 0, 0, height, width], jnp.float32), (batch, 6))
-        finite = {"text encoders": _finite(context) & _finite(pooled), "VAE encoder": _finite(state.latents)}
-        return state, Conditioning(context, pooled, time_ids), finite
+        encoded = encoded * self.config.vae.scaling_factor
+        state = sampler.begin(rows, encoded, inputs.start_noise)
+        finite = {
+            "text encoders": jnp.stack([_finite(context) & _finite(pooled) for context, pooled in texts]).all(axis=0),
+            "VAE encoder": _finite(encoded),
+        }
+        return state, sides, sampler.Known(inputs.remade, encoded, inputs.start_noise), finite
 
-    def _encode_prompt(self, params, prompt: Prompt) -> tuple[Array, Array]:
-        first = self._network("text_encoder", params)(prompt.tokens)
-        second = self._network("text_encoder_2", params)(prompt.tokens_2)
-        context = jnp.concatenate([first.penultimate, second.penultimate], axis=-1)
+    def _encode_prompt(self, params, prompt: Prompt, clip_skip: Int[Array, " batch"]) -> tuple[Array, Array]:
+        """Context and pooled text."""
+        batch, chunks, _ = prompt.tokens.shape
+
+        def encode(part, tokens, weights):
+            """Each chunk for itself; hidden states one chunk after another, pooled ones of the first chunk."""
+            flat = tokens.reshape(batch * chunks, -1)
+            features = self._network(part, params)(flat, jnp.repeat(clip_skip, chunks))
+            hidden = emphasize(features.hidden, weights.reshape(batch * chunks, -1))
+            pooled = features.pooled.reshape(batch, chunks, -1)[:, 0]
+            return hidden.reshape(batch, -1, hidden.shape[-1]), pooled
+
+        first, _ = encode("text_encoder", prompt.tokens, prompt.weights)
+        second, pooled = encode("text_encoder_2", prompt.tokens_2, prompt.weights_2)
+        context = jnp.concatenate([first, second], axis=-1)
         return (
             jnp.where(prompt.present[:, None, None], context, 0),
-            jnp.where(prompt.present[:, None], second.pooled, 0),
+            jnp.where(prompt.present[:, None], pooled, 0),
         )
 
     @_exact
@@ -129,35 +156,31 @@ class Stages:
         self,
         params,
         state: sampler.State,
-        conditioning: Conditioning,
+        sides: Sides,
         guidance: Guidance,
         rows: sampler.Rows,
+        known: sampler.Known,
         row_noise: KeyNoise | StackedNoise,
         start: Int[Array, " batch"],
         stop: Int[Array, " batch"],
-    ) -> tuple[sampler.State, Int[Array, " batch"]]:
-        """Part `unet`. Model calls `start[0]` to `stop[0]` of every picture; also `stop`, to wait on."""
+    ) -> tuple[sampler.State, Latents]:
+        """Part `unet`. Model calls `start` to `stop` of each picture; also a copy of the clean latents, to look at."""
         unet = self._network("unet", params)
-        batch, sides = conditioning.pooled.shape[:2]
-
-        def spread(x):
-            """Side after side along the batch axis."""
-            return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
-
-        context, pooled = spread(conditioning.context), spread(conditioning.pooled)
-        time_ids = jnp.tile(conditioning.time_ids, (sides, 1))
+        batch, count = len(start), len(sides)
+        conditioning = jax.tree.map(lambda *both: jnp.concatenate(both), *sides)
 
         def denoise(latents, timesteps):
-            eps = unet(jnp.tile(latents, (sides, 1, 1, 1)), jnp.tile(timesteps, sides), context, pooled, time_ids)
-            return eps if sides == 1 else sampler.guide(eps[:batch], eps[batch:], guidance.scale, guidance.rescale)
+            eps = unet.denoise(jnp.tile(latents, (count, 1, 1, 1)), jnp.tile(timesteps, count), conditioning)
+            return eps if count == 1 else sampler.guide(eps[:batch], eps[batch:], guidance.scale, guidance.rescale)
 
         def draw(i):
             if isinstance(row_noise, StackedNoise):
-                return jax.lax.dynamic_index_in_dim(row_noise.rows, i, axis=1, keepdims=False)
+                return row_noise.rows[jnp.arange(batch), i]
             shape = state.latents.shape[1:]
-            return jnp.stack([noise.row_noise(key, i, shape) for key in row_noise.key])
+            return jnp.stack([noise.row_noise(row_noise.key[k], i[k], shape) for k in range(batch)])
 
-        return sampler.sample(denoise, state, rows, start[0], stop[0], draw), stop
+        state = sampler.sample(denoise, state, rows, start, stop, draw, known)
+        return state, state.clean
 
     @_exact
     def decode(

@@ -155,7 +155,7 @@ def test_jax_rows_are_drawn_inside_a_compiled_loop_of_a_batch():
 # every kind
 
 
-@pytest.mark.parametrize("kind", noise.KINDS)
+@pytest.mark.parametrize("kind", noise.NOISES)
 def test_shape_and_distribution(kind):
     drawn = np.asarray(noise.source(kind, 11).start((64, 48, 4)))
     assert drawn.shape == (64, 48, 4) and drawn.dtype == np.float32
@@ -163,7 +163,7 @@ def test_shape_and_distribution(kind):
     assert abs(drawn.var() - 1) < 4 * np.sqrt(2 / drawn.size)
 
 
-@pytest.mark.parametrize("kind", noise.KINDS)
+@pytest.mark.parametrize("kind", noise.NOISES)
 def test_seeds_at_the_ends(kind):
     noise.source(kind, 0).start(SHAPE)
     noise.source(kind, np.uint64(2**64 - 1)).start(SHAPE)
@@ -185,3 +185,20 @@ def test_fractional_seed():
 def test_drawn_seeds_differ_and_fit_every_kind():
     seeds = {noise.draw_seed() for _ in range(20)}
     assert len(seeds) > 15 and all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_slerp_is_a1111s():
+    """Their formula, on (channels, height, width) with norms over the height, in PyTorch's words."""
+    first, second = np.random.default_rng(0).normal(size=(2, 12, 10, 4)).astype(np.float32)
+
+    def there(fraction):
+        low, high = first.transpose(2, 0, 1), second.transpose(2, 0, 1)
+        unit = [x / np.sqrt((x**2).sum(axis=1, keepdims=True)) for x in (low, high)]
+        omega = np.arccos((unit[0] * unit[1]).sum(axis=1))[:, None]
+        mixed = np.sin((1 - fraction) * omega) / np.sin(omega) * low + np.sin(fraction * omega) / np.sin(omega) * high
+        return mixed.transpose(1, 2, 0)
+
+    for fraction in (0.1, 0.5, 0.99):
+        np.testing.assert_allclose(noise.slerp(first, second, fraction), there(fraction), atol=1e-5)
+    np.testing.assert_allclose(noise.slerp(first, second, 1.0), second, atol=1e-6)
+    assert np.array_equal(noise.slerp(first, first, 0.3), first), "the same noise has no direction to turn to"

@@ -52,6 +52,11 @@ def mixture() -> list[Request]:
         Request(**common, seed=8, guidance_rescale=0.7),
         Request(**common, seed=9, height=48),
         Request(**common, seed=2**63 + 10, strength=0.35),
+        Request(**common, seed=11, guidance_interval=(0.3, 0.8), num_inference_steps=9),
+        Request(**common, seed=12, mask=np.tri(tiny.SIZE, dtype=np.uint8) * 255, mask_blur=3),
+        Request(**common, seed=13, variation_seed=5, variation_strength=0.4, clip_skip=1),
+        Request(image=picture(2), prompt="a (red:1.3) apple " * 5, prompt_2="a cat", seed=14, original_size=(64, 64)),
+        Request(**common, seed=15, scheduler="dpmpp_2m_sde", timestep_spacing="trailing"),
     ]
 
 
@@ -69,9 +74,12 @@ def eight(tiny_model):
     return Pipeline(tiny_model, devices=jax.devices())
 
 
-def test_any_number_of_devices_gives_the_same_pixels(on_one_device, eight):
+def test_any_number_of_devices_gives_the_same_pixels(on_one_device, eight, tiny_model):
     assert len(set(on_one_device)) == len(on_one_device), "the requests must differ for this to say anything"
     assert digest(eight.generate(mixture())) == on_one_device
+    for count in (2, 4):
+        some = Pipeline(tiny_model, devices=jax.devices()[-count:]).generate(mixture()[:3])
+        assert digest(some) == on_one_device[:3]
 
 
 def test_order_and_neighbours_change_nothing(on_one_device, eight):
@@ -111,6 +119,14 @@ def test_two_pictures_on_a_device_are_close_to_one(tiny_model, on_one_device, ti
         assert np.abs(one.pixels.astype(int) - two.pixels).max() <= 2
 
 
+def test_half_precision_is_close_and_begins_with_the_same_noise(tiny_folder, tiny_pipe):
+    """R3: with a host's noise only rounding differs. PSNR in bfloat16, whose numbers have 8 bits."""
+    half = Pipeline.from_pretrained(tiny_folder, dtype="bfloat16", devices=jax.devices()[:1])
+    request = Request(image=picture(), prompt="a red apple", seed=6, scheduler="euler_a", noise="torch")
+    pixels = [pipe.generate([request])[0].pixels.astype(float) for pipe in (tiny_pipe, half)]
+    assert 20 * np.log10(255 / np.sqrt(np.square(pixels[0] - pixels[1]).mean())) > 25
+
+
 def test_nothing_is_compiled_after_the_first_picture(tiny_model, compilations):
     pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
     first = Request(image=picture(), prompt="a red apple", seed=1)
@@ -125,7 +141,7 @@ def test_nothing_is_compiled_after_the_first_picture(tiny_model, compilations):
         dict(scheduler="heun"),
         dict(scheduler="euler_a"),
         dict(scheduler="dpmpp_2m_karras"),
-        dict(prompt="something quite different"),
+        dict(prompt="a cat"),
         dict(negative_prompt="a red apple"),
         dict(negative_prompt=""),
         dict(image=picture(2)),
@@ -200,11 +216,6 @@ def test_guidance_of_one_ignores_the_negative_prompt(tiny_pipe):
     off = make(guidance_scale=1)
     assert np.array_equal(off, make(guidance_scale=1, negative_prompt="blue"))
     assert not np.array_equal(make(), make(negative_prompt="")), "an empty negative prompt is not an absent one"
-
-
-def test_a_prompt_that_is_cut_says_what_was_cut(tiny_pipe):
-    result = tiny_pipe(image=picture(), prompt="a red apple " * 9 + "zebra", seed=1)
-    assert result.notes == (result.notes[0],) and result.notes[0].endswith("zebra'")
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,11 @@ def export(work: Workspace, arguments) -> None:
     )
 
 
+def fit_preview(work: Workspace, arguments) -> None:
+    vae = work.config().vae
+    print(autoencoder.fit_preview(work / "latents.npy", work / "pictures", vae.factor, vae.scaling_factor))
+
+
 def draw(work: Workspace, arguments) -> None:
     arguments.target.mkdir(parents=True, exist_ok=True)
     for name in doodles.DOODLES:
@@ -135,6 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     ):
         trainer = command(name, function, help)
         trainer.add_argument("--steps", type=int, help=f"optimizer steps (default: {recipe.steps})")
+    command("preview", fit_preview, "fit the map from latents to colours that previews use")
     drawer = command("doodles", draw, "draw the five doodles")
     drawer.add_argument("target", type=Path, help="the folder for them")
     judge = command("evaluate", measure, "measure a model, and draw its contact sheet and curves")

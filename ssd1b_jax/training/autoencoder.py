@@ -46,3 +46,15 @@ def train_autoencoder(config: ModelConfig, pictures: Path, run: Path, recipe: Re
         return total, dict(psnr=psnr, kl=kl)
 
     return train(run, recipe, nnx.to_pure_dict(state), loss, batch)
+
+
+def fit_preview(latents: Path, pictures: Path, factor: int, scaling_factor: float, count: int = 4000):
+    """What `previews` needs: the linear map from scaled latents and a constant to colours, by least squares."""
+    chosen = np.sort(np.random.default_rng(0).choice(len(np.load(latents, mmap_mode="r")), count, replace=False))
+    codes = np.load(latents, mmap_mode="r")[chosen].astype(np.float64) * scaling_factor
+    pixels = np.load(pictures / "pixels.npy", mmap_mode="r")[chosen] / 127.5 - 1
+    _, height, width, channels = codes.shape
+    colours = pixels.reshape(count, height, factor, width, factor, 3).mean(axis=(2, 4))
+    inputs = np.concatenate([codes, np.ones_like(codes[..., :1])], axis=-1).reshape(-1, channels + 1)
+    fitted, *_ = np.linalg.lstsq(inputs, colours.reshape(-1, 3))
+    return fitted.round(4)

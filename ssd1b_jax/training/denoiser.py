@@ -40,7 +40,7 @@ class TextEncoders(nnx.Module):
 
     def __call__(self, tokens, tokens_2):
         first, second = self.text_encoder(tokens), self.text_encoder_2(tokens_2)
-        return jnp.concatenate([first.penultimate, second.penultimate], axis=-1), second.pooled
+        return jnp.concatenate([first.hidden, second.hidden], axis=-1), second.pooled
 
 
 class Classifier(nnx.Module):

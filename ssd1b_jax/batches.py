@@ -1,0 +1,231 @@
+"""Requests to batches: all that the host does before the devices start.
+
+Requests that can share a compiled program are put together, as many as the devices take, and made
+into arrays, each placed on its device.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from ssd1b_jax import images, masks, noise, prompts, provenance, sampler, solvers
+from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.devices import Devices
+from ssd1b_jax.prompts import Chunks
+from ssd1b_jax.request import Request
+from ssd1b_jax.stages import Guidance, Inputs, KeyNoise, Prompt, StackedNoise
+from ssd1b_jax.tokenizer import PromptTokenizer
+
+STACK = 64  # rows of host-made noise at least, so that few programs serve all step counts
+
+
+class Program(NamedTuple):
+    """What of a request is compiled in, or is the same for a whole batch: requests that agree can share one."""
+
+    width: int
+    height: int
+    guided: bool
+    chunks: int
+    noise_rows: int  # 0: rows' noise is drawn on the device, if at all
+    loras: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A resolved request on its way to the devices; `prompts` has the positive one last."""
+
+    index: int
+    request: Request
+    table: solvers.Table
+    program: Program
+    prompts: tuple[tuple[Chunks, Chunks], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def guided_calls(self) -> tuple[int, int]:
+        """The model calls from which and before which guidance is on: those of the steps in its interval."""
+        if not self.program.guided:
+            return 0, 0
+        # As diffusers' guiders, but that 0.29 of 100 steps are 29, and not what floats make of it.
+        bounds = [int(round(fraction * self.table.steps_run, 9)) for fraction in self.request.guidance_interval]
+        begin, end = np.searchsorted(self.table.steps, bounds)
+        return int(begin), int(end)
+
+
+class Phase(NamedTuple):
+    """Model calls `start` to `stop` of each picture that run one after another with guidance, or without."""
+
+    guided: bool
+    start: Int[np.ndarray, "devices per_device"]
+    stop: Int[np.ndarray, "devices per_device"]
+
+    @property
+    def calls(self) -> int:
+        return int((self.stop - self.start).max())
+
+
+class Kept(NamedTuple):
+    """The input of a masked picture, and how much of each pixel is remade."""
+
+    pixels: images.Pixels
+    share: masks.Share
+
+
+class Column(NamedTuple):
+    """One picture's part of a batch, on the host."""
+
+    inputs: Inputs
+    guidance: Guidance
+    row_noise: KeyNoise | StackedNoise
+    kept: Kept | None
+    notes: tuple[str, ...]
+    sources: dict[str, provenance.Record]
+
+
+class Batch(NamedTuple):
+    """Pictures that are made together; the arrays are on their devices."""
+
+    jobs: list[Job]
+    inputs: Inputs
+    rows: sampler.Rows
+    guidance: Guidance
+    row_noise: KeyNoise | StackedNoise
+    phases: list[Phase]
+    columns: list[Column]
+
+
+class Batcher:
+    """Makes batches for one model and its devices."""
+
+    def __init__(self, config: ModelConfig, tokenizers: Sequence[PromptTokenizer], devices: Devices):
+        self.config = config
+        self.tokenizers = tokenizers
+        self.devices = devices
+
+    def plan(self, index: int, request: Request) -> Job:
+        """The request, resolved and tokenized. Raises RequestError."""
+        request = request.resolve(self.config)
+        table, notes = request.table(self.config), []
+        texts = [("prompt", request.prompt, request.prompt_2)]
+        if request.guided:
+            texts.insert(0, ("negative prompt", request.negative_prompt, request.negative_prompt_2))
+        encoded = [self._encode(*text, request.prompt_weights, notes) for text in texts]
+        chunks = max(len(chunked.ids) for both in encoded for chunked in both)
+        stacked = request.noise != "jax" and table.draws.any()
+        rows = max(STACK, 1 << (table.calls - 1).bit_length()) if stacked else 0
+        return Job(
+            index=index,
+            request=request,
+            table=table,
+            program=Program(request.width, request.height, request.guided, chunks, rows, tuple(request.loras.items())),
+            prompts=tuple(tuple(prompts.pad(chunked, chunks) for chunked in both) for both in encoded),
+            notes=tuple(notes),
+        )
+
+    def group(self, jobs: Iterable[Job]) -> list[list[Job]]:
+        """Jobs of one program, as many together as the devices take."""
+        groups: dict[Program, list[Job]] = {}
+        for job in jobs:
+            groups.setdefault(job.program, []).append(job)
+        size = self.devices.batch_size
+        return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+    def batch(self, jobs: list[Job]) -> Batch:
+        """Read the jobs' pictures, draw their noise, and place it all. Raises ImageError.
+
+        The last picture is repeated where there are fewer than the devices take; no model call is
+        made for the repeats.
+        """
+        columns = [self._column(job) for job in jobs]
+        missing = self.devices.batch_size - len(jobs)
+        inputs, guidance, row_noise = jax.tree.map(
+            lambda *rows: np.stack(rows), *(column[:3] for column in columns + columns[-1:] * missing)
+        )
+        rows = sampler.stack([job.table for job in jobs] + [jobs[-1].table] * missing)
+        inputs, rows, guidance, row_noise = self.devices.split((inputs, rows, guidance, row_noise))
+        return Batch(jobs, inputs, rows, guidance, row_noise, list(self.phases(jobs)), columns)
+
+    def _encode(
+        self, name: str, prompt: str | None, prompt_2: str | None, weighted: bool, notes: list[str]
+    ) -> tuple[Chunks, Chunks]:
+        texts = prompt or "", (prompt if prompt_2 is None else prompt_2) or ""
+        first, second = (
+            prompts.encode(tokenizer, text, weighted=weighted)
+            for tokenizer, text in zip(self.tokenizers, texts, strict=True)
+        )
+        dropped = max(first.dropped, second.dropped, key=len)
+        if dropped:
+            notes.append(f"the {name} is too long for the model, this was left out: {dropped!r}")
+        return first, second
+
+    def _column(self, job: Job) -> Column:
+        request = job.request
+        loaded, size = images.load(request.image), (request.width, request.height, request.resize_mode)
+        pixels, notes = images.resize(loaded.pixels, *size), [*job.notes, *loaded.notes]
+        if request.guided and len({*job.guided_calls}) == 1:
+            notes.append("no step lies in the guidance interval, so nothing was guided")
+        factor, channels = self.config.vae.factor, self.config.vae.latent_channels
+        shape = (request.height // factor, request.width // factor, channels)
+        remade, kept = np.ones((*shape[:2], 1), bool), None
+        sources = {"image": provenance.source(request.image, loaded)}
+        if request.mask is not None:
+            loaded_mask = images.load(request.mask)
+            sources["mask"] = provenance.source(request.mask, loaded_mask)
+            notes += [f"the mask: {note}" for note in loaded_mask.notes]
+            mask = masks.fit(loaded_mask.pixels, loaded.pixels, *size)
+            kept, remade = Kept(pixels, masks.soften(mask, request.mask_blur)), masks.cells(mask, factor)
+            if not mask.any():
+                notes.append("the mask is black all over, so nothing was remade")
+        source = noise.source(request.noise, request.seed)
+        posterior, start = np.asarray(source.posterior(shape)), np.asarray(source.start(shape))
+        if request.variation_strength:
+            other = noise.source(request.noise, request.variation_seed)
+            other.posterior(shape)
+            start = noise.slerp(start, other.start(shape), request.variation_strength)
+        if job.program.noise_rows:
+            row_noise = StackedNoise(_stack_noise(source, job, shape))
+        else:
+            row_noise = KeyNoise(noise.key_data(request.seed))
+        *negative, prompt = [self._prompt(job, i) for i in range(len(job.prompts))]
+        inputs = Inputs(
+            images.to_model(pixels),
+            remade,
+            posterior,
+            start,
+            np.int32(request.clip_skip),
+            prompt,
+            negative[0] if negative else None,
+        )
+        guidance = Guidance(np.float32(request.guidance_scale), np.float32(request.guidance_rescale))
+        return Column(inputs, guidance, row_noise, kept, tuple(notes), sources)
+
+    def _prompt(self, job: Job, side: int) -> Prompt:
+        first, second = job.prompts[side]
+        request, prefix = job.request, "" if side == len(job.prompts) - 1 else "negative_"
+        names = ("original_size", "crops_coords_top_left", "target_size")
+        sizes = np.array([getattr(request, prefix + name) for name in names], np.float32).ravel()
+        texts = getattr(request, f"{prefix}prompt"), getattr(request, f"{prefix}prompt_2")
+        # An absent prompt is zeros where the model was trained so, else the empty one.
+        present = any(text is not None for text in texts) or not self.config.force_zeros_for_empty_prompt
+        return Prompt(first.ids, first.weights, second.ids, second.weights, np.bool_(present), sizes)
+
+    def phases(self, jobs: list[Job]) -> Iterator[Phase]:
+        missing = [0] * (self.devices.batch_size - len(jobs))
+        begins, ends = zip(*(job.guided_calls for job in jobs), strict=True)
+        bounds = [0] * len(jobs), begins, ends, [job.table.calls for job in jobs]
+        padded = [np.array([*bound, *missing], np.int32).reshape(-1, self.devices.per_device) for bound in bounds]
+        for i, guided in enumerate((False, True, False)):
+            phase = Phase(guided, padded[i], padded[i + 1])
+            if phase.calls:
+                yield phase
+
+
+def _stack_noise(source: noise.Source, job: Job, shape: noise.Shape) -> np.ndarray:
+    stack = np.zeros((job.program.noise_rows, *shape), np.float32)
+    for row in np.flatnonzero(job.table.draws):
+        stack[row] = source.row(int(row), shape)
+    return stack

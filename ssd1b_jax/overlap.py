@@ -1,0 +1,62 @@
+"""Work that goes on while its results are taken: the host prepares and saves while the devices run."""
+
+import atexit
+import contextvars
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import TypeVar
+
+Item = TypeVar("Item")
+_END = object()
+_PATIENCE = 0.1  # seconds between looks at whether anyone still wants more
+
+
+def ahead(items: Generator[Item, None, None], depth: int) -> Iterator[Item]:
+    """Run a generator in a thread of its own, at most `depth` items ahead of whoever takes them.
+
+    An exception arrives in its turn. Closing this iterator lets the generator finish the item it is
+    at, closes it, and waits for that.
+    """
+    made: queue.Queue = queue.Queue(depth)
+    unwanted = threading.Event()
+
+    def offer(item) -> bool:
+        while not unwanted.is_set():
+            try:
+                made.put(item, timeout=_PATIENCE)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def work() -> None:
+        try:
+            with closing(items):
+                for item in items:
+                    if not offer((item, None)):
+                        return
+            offer((_END, None))
+        except BaseException as error:  # whatever it is, it is the taker's
+            offer((_END, error))
+
+    def stop() -> None:
+        unwanted.set()
+        thread.join()
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(work,), name="ahead", daemon=True)
+    thread.start()
+    atexit.register(stop)  # a thread still in XLA when Python ends would abort it
+    try:
+        while True:
+            item, error = made.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+    finally:
+        atexit.unregister(stop)
+        stop()

@@ -1,0 +1,53 @@
+"""A generator in a thread of its own: order, errors, how far it runs ahead, and how it ends."""
+
+import threading
+import time
+
+import pytest
+
+from ssd1b_jax.overlap import ahead
+
+
+def test_items_come_in_order_and_the_maker_runs_ahead():
+    made = []
+
+    def items():
+        for i in range(20):
+            made.append(i)
+            yield i
+
+    taken = ahead(items(), 2)
+    assert next(taken) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 4 and time.monotonic() < deadline:  # one taken, two waiting, one that finds no room
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert made == [0, 1, 2, 3]
+    assert list(taken) == list(range(1, 20))
+
+
+def test_an_error_comes_in_its_turn():
+    def items():
+        yield 1
+        raise ValueError("the second")
+
+    taken = ahead(items(), 5)
+    assert next(taken) == 1
+    with pytest.raises(ValueError, match="the second"):
+        next(taken)
+
+
+def test_closing_closes_the_generator_and_ends_the_thread():
+    closed = threading.Event()
+
+    def items():
+        try:
+            while True:
+                yield threading.current_thread()
+        finally:
+            closed.set()
+
+    taken = ahead(items(), 1)
+    thread = next(taken)
+    taken.close()
+    assert closed.is_set() and not thread.is_alive() and thread is not threading.current_thread()

@@ -1,0 +1,256 @@
+"""What each setting does to a picture, through the whole pipeline with a tiny model."""
+
+import dataclasses
+import threading
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from test_pipeline import compilations, picture  # noqa: F401
+
+from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError, previews
+from ssd1b_jax.tokenizer import PromptTokenizer
+
+PROMPT = "a red apple"
+
+
+def make(pipe, **settings) -> np.ndarray:
+    return pipe(**dict(image=picture(), prompt=PROMPT, seed=1) | settings).pixels
+
+
+@pytest.fixture
+def advances(tiny_pipe, monkeypatch):
+    """Of every piece of the sampling loop: whether it was guided, its first call and the call after its last."""
+    seen, advance = [], tiny_pipe._advance
+
+    def spy(*arguments):
+        sides, start, stop = arguments[2], arguments[-2], arguments[-1]
+        seen.append((len(sides) == 2, int(start.max()), int(stop.max())))
+        return advance(*arguments)
+
+    monkeypatch.setattr(tiny_pipe, "_advance", spy)
+    return seen
+
+
+# Guidance
+
+
+def test_guidance_runs_only_in_its_interval(tiny_pipe, advances):
+    whole = make(tiny_pipe, strength=1.0)
+    assert advances == [(True, 0, 6)]
+    advances.clear()
+    part = make(tiny_pipe, strength=1.0, guidance_interval=(0.2, 0.7))
+    assert advances == [(False, 0, 1), (True, 1, 4), (False, 4, 6)], (
+        "int(0.2 * 6) to int(0.7 * 6), as diffusers' guiders"
+    )
+    assert not np.array_equal(whole, part)
+
+
+def test_an_interval_without_a_step_is_guidance_off(tiny_pipe, advances):
+    nothing = tiny_pipe(image=picture(), prompt=PROMPT, seed=1, guidance_interval=(0.0, 0.1))
+    assert advances == [(False, 0, 3)]
+    assert np.array_equal(nothing.pixels, make(tiny_pipe, guidance_scale=1.0))
+    assert "nothing was guided" in nothing.notes[0]
+
+
+def test_an_interval_counts_steps_not_calls(tiny_pipe, advances):
+    make(tiny_pipe, scheduler="heun", strength=1.0, guidance_interval=(0.5, 1.0))
+    assert advances == [(False, 0, 6), (True, 6, 11)], "two calls a step, but for the last"
+
+
+def test_intervals_may_be_mixed_in_a_batch(tiny_model, tiny_pipe):
+    requests = [
+        Request(image=picture(), prompt=PROMPT, seed=i, guidance_interval=interval, num_inference_steps=steps)
+        for i, (interval, steps) in enumerate([((0.0, 1.0), 6), ((0.0, 0.5), 9), ((0.4, 0.8), 12)])
+    ]
+    alone = [tiny_pipe.generate([request])[0].pixels for request in requests]
+    together = Pipeline(tiny_model, devices=jax.devices()[:4]).generate(requests)
+    assert all(np.array_equal(a, b.pixels) for a, b in zip(alone, together, strict=True))
+
+
+# Prompts
+
+
+def test_prompts_of_as_many_chunks_share_a_program(tiny_pipe, compilations):  # noqa: F811
+    long = [f"{'a red apple ' * 8} {word}" for word in ("cat", "cat apple", "apple red cat a")]
+    first = tiny_pipe(image=picture(), prompt=long[0], seed=1)
+    assert first.notes == ()
+    compilations.clear()
+    others = [make(tiny_pipe, prompt=prompt) for prompt in long[1:]]
+    make(tiny_pipe, prompt=long[0], negative_prompt="a cat")
+    assert compilations == []
+    assert not any(np.array_equal(first.pixels, other) for other in others), "the end of a long prompt counts"
+
+
+def test_a_prompt_beyond_all_chunks_says_what_was_cut(tiny_pipe):
+    result = tiny_pipe(image=picture(), prompt="a red apple " * 99 + "zebra", seed=1)
+    assert len(result.notes) == 1 and result.notes[0].endswith("zebra'")
+
+
+def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compilations):  # noqa: F811
+    plain = make(tiny_pipe)
+    compilations.clear()
+    heavy = make(tiny_pipe, prompt="a (red:1.5) apple")
+    light = make(tiny_pipe, prompt="a [red] apple")
+    literal = make(tiny_pipe, prompt="a (red)", prompt_weights=False)
+    assert np.array_equal(plain, make(tiny_pipe, prompt="a (red:1.0) apple"))
+    assert compilations == []
+    assert len({pixels.tobytes() for pixels in (plain, heavy, light, literal)}) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(prompt_2="a blue cat"),
+        dict(negative_prompt="", negative_prompt_2="a blue cat"),
+        dict(negative_prompt_2="a blue cat"),
+        dict(clip_skip=1),
+        dict(original_size=(100, 50)),
+        dict(target_size=(100, 50)),
+        dict(crops_coords_top_left=(8, 0)),
+        dict(negative_original_size=(100, 50)),
+        dict(negative_target_size=(100, 50)),
+        dict(negative_crops_coords_top_left=(0, 8)),
+        dict(timestep_spacing="trailing"),
+        dict(variation_strength=0.3, variation_seed=5),
+        dict(guidance_rescale=0.4),
+        dict(mask=np.tri(32, dtype=np.uint8) * 255),
+    ],
+    ids=str,
+)
+def test_a_setting_counts_and_compiles_nothing(tiny_pipe, compilations, change):  # noqa: F811
+    before = make(tiny_pipe)
+    compilations.clear()
+    assert not np.array_equal(before, make(tiny_pipe, **change))
+    assert compilations == []
+
+
+def test_the_second_prompt_is_the_first_unless_given(tiny_pipe):
+    assert np.array_equal(make(tiny_pipe), make(tiny_pipe, prompt_2=PROMPT))
+    assert np.array_equal(
+        make(tiny_pipe, negative_prompt="blue"), make(tiny_pipe, negative_prompt="blue", negative_prompt_2="blue")
+    )
+    assert not np.array_equal(make(tiny_pipe), make(tiny_pipe, prompt_2="")), "empty is not absent"
+
+
+# Variation
+
+
+@pytest.mark.parametrize("noise", ["jax", "torch", "nv"])
+def test_a_variation_goes_from_one_seeds_noise_to_the_others(tiny_pipe, noise):
+    own = make(tiny_pipe, noise=noise).astype(int)
+    assert np.array_equal(own, make(tiny_pipe, noise=noise, variation_seed=9)), "of strength 0"
+    steps = [make(tiny_pipe, noise=noise, variation_seed=9, variation_strength=s) for s in (0.05, 0.4, 1.0)]
+    distances = [np.abs(own - pixels).mean() for pixels in steps]
+    assert distances == sorted(distances) and distances[0] > 0
+
+
+def test_several_images_of_a_variation_count_its_seed_up(tiny_pipe):
+    results = tiny_pipe(image=picture(), prompt=PROMPT, seed=1, variation_seed=7, variation_strength=0.5, num_images=2)
+    assert [result.seed for result in results] == [1, 1]
+    assert [result.request.variation_seed for result in results] == [7, 8]
+    assert not np.array_equal(results[0].pixels, results[1].pixels)
+
+
+# Masks
+
+
+def test_black_is_kept_to_the_pixel_and_white_is_remade(tiny_pipe):
+    image, mask = picture(), np.zeros((tiny.SIZE, tiny.SIZE), np.uint8)
+    mask[:, 11:] = 255
+    for blur in (0, 6):
+        made = make(tiny_pipe, image=image, mask=mask, mask_blur=blur, strength=0.9)
+        assert np.array_equal(made[:, :11], image[:, :11])
+        assert np.abs(made[:, 20:].astype(int) - image[:, 20:]).mean() > 10
+
+
+def test_a_white_mask_is_none_and_a_black_one_says_so(tiny_pipe):
+    white = np.full((8, 8), 255, np.uint8)
+    assert np.array_equal(make(tiny_pipe), make(tiny_pipe, mask=white))
+    result = tiny_pipe(image=picture(), prompt=PROMPT, seed=1, mask=white * 0)
+    assert np.array_equal(result.pixels, picture()) and "nothing was remade" in result.notes[0]
+
+
+def test_what_is_kept_guides_what_is_remade(tiny_pipe):
+    """The white part depends on the black part's pixels, so it is sampled beside them, not pasted over."""
+    mask = np.zeros((tiny.SIZE, tiny.SIZE), np.uint8)
+    mask[:, 16:] = 255
+    first, second = picture(), picture()
+    second[:, :16] = 255 - second[:, :16]
+    made = [make(tiny_pipe, image=image, mask=mask, strength=1.0)[:, 16:] for image in (first, second)]
+    assert not np.array_equal(*made)
+
+
+# Previews, overlap, failures
+
+
+def test_progress_offers_previews(tiny_pipe, monkeypatch):
+    matrix = np.random.default_rng(0).normal(size=(5, 3)) / 4
+    monkeypatch.setitem(previews.MAPS, tiny.tiny_config().vae.scaling_factor, matrix.tolist())
+    final, seen, decode = [], [], tiny_pipe._decode
+
+    def spy(params, latents):
+        final.append(np.asarray(latents)[0, 0])
+        return decode(params, latents)
+
+    monkeypatch.setattr(tiny_pipe, "_decode", spy)
+    requests = [Request(image=picture(), prompt=PROMPT, seed=seed) for seed in (1, 2)]
+    tiny_pipe.generate(requests, on_progress=lambda progress: seen.append(progress.previews))
+    assert [list(pixels) for pixels in seen] == [[0]] * 3 + [[]] + [[1]] * 3 + [[]]
+    assert np.array_equal(seen[2][0], previews.preview(tiny_pipe.config.vae, final[0])), "Euler's last is the result"
+    assert seen[0][0].shape == (16, 16, 3) and not np.array_equal(seen[0][0], seen[2][0])
+
+
+def test_the_devices_go_on_while_a_result_is_kept(tiny_pipe, monkeypatch):
+    begun, prepare = [], tiny_pipe._prepare
+    third = threading.Event()
+
+    def spy(*arguments):
+        begun.append(1)
+        if len(begun) == 3:
+            third.set()
+        return prepare(*arguments)
+
+    monkeypatch.setattr(tiny_pipe, "_prepare", spy)
+    stream = tiny_pipe.stream([Request(image=picture(), prompt=PROMPT, seed=seed) for seed in range(3)])
+    next(stream)
+    assert third.wait(60), "the third picture was not begun while the first was held"
+    assert len(list(stream)) == 2
+
+
+def test_a_picture_that_fails_takes_no_other_with_it(tiny_model):
+    """One token's embedding is not a number."""
+    params = jax.tree.map(np.array, tiny_model.params)
+    tokenizer = PromptTokenizer.from_folder(tiny_model.folder / "tokenizer", length=16)
+    token = next(i for i in tokenizer.encode("zebra").ids if i not in tokenizer.encode(PROMPT).ids)
+    params["text_encoder"]["token_embedding"]["embedding"][token] = np.nan
+    pipe = Pipeline(dataclasses.replace(tiny_model, params=params), devices=jax.devices()[:2])
+    prompts = [PROMPT, "zebra", PROMPT]
+    stream = pipe.stream([Request(image=picture(), prompt=prompt, seed=1) for prompt in prompts])
+    assert [next(stream)[0], next(stream)[0]] == [0, 2]
+    with pytest.raises(NonFiniteError, match="the text encoders gave values that are not finite for picture 2"):
+        next(stream)
+
+
+# LoRAs
+
+
+def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model, tmp_path, compilations):  # noqa: F811
+    from test_lora import kohya, write
+
+    pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
+    tensors = [kohya(tiny_model.config, seed=seed, alpha=2.0).items() for seed in (1, 2)]
+    names = [pipe.load_lora(write(tmp_path / f"style{i}.safetensors", tensors[i])) for i in (0, 1)]
+    assert names == ["style0", "style1"]
+    lcm = dict(scheduler="lcm", num_inference_steps=4, guidance_scale=1.0, exact_steps=True)
+    plain = make(pipe, **lcm)
+    both = pipe(image=picture(), prompt=PROMPT, seed=1, loras=dict.fromkeys(names, 0.5), **lcm)
+    assert both.steps_run == 4 and set(both.provenance["loras"]) == set(names)
+    compilations.clear()
+    others = [make(pipe, loras=loras, **lcm) for loras in ({"style0": 0.5}, {"style0": 1.0}, {"style1": -0.7})]
+    assert np.array_equal(plain, make(pipe, loras={"style0": 0.0}, **lcm))
+    assert compilations == []
+    assert len({pixels.tobytes() for pixels in (plain, both.pixels, *others)}) == 5
+    with pytest.raises(RequestError, match="no LoRA named 'style2' is loaded"):
+        make(pipe, loras={"style2": 1.0})
