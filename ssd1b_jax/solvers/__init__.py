@@ -59,7 +59,7 @@ class Table:
         return len(self.timesteps)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def build(
     name: str,
     schedule_config: ScheduleConfig,
