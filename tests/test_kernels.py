@@ -1,5 +1,7 @@
 """Each way of computing a layer against its definition, and that the right one is chosen."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ from flax import nnx
 from tiny import random_params, tiny_config
 
 from ssd1b_jax import kernels, models
+from ssd1b_jax.kernels import attentions as kinds
+from ssd1b_jax.kernels import winograd
 from ssd1b_jax.models.layers import Conv, KeyValue
 
 ROUNDING = 2e-6  # of the largest value: some units in the last place of float32, in sums of 100 or so
@@ -27,63 +31,95 @@ def definition(x, kernel):
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=layout)
 
 
+def doubled(x):
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+ALGORITHMS = {
+    "small": (winograd.SMALL, definition),
+    "large": (winograd.LARGE, definition),
+    "doubled": (winograd.DOUBLED, lambda x, kernel: definition(doubled(x), kernel)),
+}
+# LARGE sums numbers some times larger than its result is: its error is ten times that of the definition.
+ERRORS = {"small": ROUNDING, "large": 5 * ROUNDING, "doubled": ROUNDING}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("height, width", [(8, 12), (7, 9), (1, 2)])
-def test_winograd_is_a_convolution(height, width):
+def test_winograd_is_a_convolution(name, height, width):
+    algorithm, expected = ALGORITHMS[name]
     x, kernel = draw(2, height, width, 24), draw(3, 3, 24, 16)
-    got = kernels.winograd(x, kernels.winograd_weights(kernel))
-    assert_close(got, definition(x, kernel), ROUNDING)
+    assert_close(algorithm(x, algorithm.pack(kernel)), expected(x, kernel), ERRORS[name])
 
 
-@pytest.mark.parametrize("height, pieces", [(16, 4), (15, 4), (12, 2), (2, 1)])
-def test_winograd_in_bands(monkeypatch, height, pieces):
+@pytest.mark.parametrize("name, tile", [("small", 2), ("large", 4), ("doubled", 1)])
+@pytest.mark.parametrize("tiles, count", [(8, 4), (7.5, 4), (6, 2), (1, 1)])
+def test_winograd_in_bands(monkeypatch, name, tile, tiles, count):
     """As many as halving the rows of tiles allows; their seams don't show."""
-    monkeypatch.setattr(kernels, "TILES", 16 * 2 * 2 * 5 * 8)
-    x, kernel = draw(2, height, 10, 8), draw(3, 3, 8, 6)
-    weights = kernels.winograd_weights(kernel)
-    assert f"length={pieces}" in str(jax.make_jaxpr(kernels.winograd)(x, weights)) or pieces == 1
-    assert_close(kernels.winograd(x, weights), definition(x, kernel), ROUNDING)
+    algorithm, expected = ALGORITHMS[name]
+    tiles = tiles if tile > 1 else math.ceil(tiles)
+    x, kernel = draw(2, int(tiles * tile), 5 * tile, 8), draw(3, 3, 8, 6)
+    matrices = algorithm.pack(kernel)
+    monkeypatch.setattr(winograd, "PIXELS", len(matrices) * 2 * 2 * 5 * 8)
+    assert f"length={count}" in str(jax.make_jaxpr(algorithm)(x, matrices)) or count == 1
+    assert_close(algorithm(x, matrices), expected(x, kernel), ERRORS[name])
 
 
-def test_winograd_is_exact_where_numbers_are():
+@pytest.mark.parametrize("name", ["small", "doubled"])
+def test_winograd_is_exact_where_numbers_are(name):
     """Small integers times four: no transform rounds, so nothing may differ."""
+    algorithm, expected = ALGORITHMS[name]
     rng = np.random.default_rng(0)
     x, kernel = rng.integers(-8, 8, (1, 6, 6, 4)), 4 * rng.integers(-8, 8, (3, 3, 4, 4))
     x, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
-    np.testing.assert_array_equal(kernels.winograd(x, kernels.winograd_weights(kernel)), definition(x, kernel))
+    np.testing.assert_array_equal(algorithm(x, algorithm.pack(kernel)), expected(x, kernel))
 
 
-def test_winograd_has_the_gradients_of_a_convolution():
-    x, kernel, weight = draw(1, 6, 8, 8), draw(3, 3, 8, 8), draw(1, 6, 8, 8)
-    ours = jax.grad(lambda x, k: (kernels.winograd(x, kernels.winograd_weights(k)) * weight).sum(), (0, 1))
-    theirs = jax.grad(lambda x, k: (definition(x, k) * weight).sum(), (0, 1))
-    for got, expected in zip(ours(x, kernel), theirs(x, kernel), strict=True):
-        assert_close(got, expected, ROUNDING)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_winograd_has_the_gradients_of_a_convolution(name):
+    algorithm, expected = ALGORITHMS[name]
+    x, kernel = draw(1, 6, 8, 8), draw(3, 3, 8, 8)
+    weight = draw(*expected(x, kernel).shape)
+    ours = jax.grad(lambda x, k: (algorithm(x, algorithm.pack(k)) * weight).sum(), (0, 1))
+    theirs = jax.grad(lambda x, k: (expected(x, k) * weight).sum(), (0, 1))
+    for got, wanted in zip(ours(x, kernel), theirs(x, kernel), strict=True):
+        assert_close(got, wanted, ERRORS[name])
 
 
-WIDE = (3, 3, 256, 320)
+def test_winograd_of_doubled_pixels_takes_no_more_memory_than_the_kernel():
+    kernel = draw(3, 3, 8, 6)
+    assert sum(matrix.size for matrix in winograd.DOUBLED.pack(kernel)) == kernel.size
+
+
+WIDE, WIDER = (3, 3, 256, 320), (3, 3, 640, 1280)
 
 
 @pytest.mark.parametrize(
-    "platform, shape, strides, padding, dtype, suits",
+    "expected, platform, shape, changes",
     [
-        ("cpu", WIDE, 1, 1, jnp.float32, True),
-        ("cpu", WIDE, 2, 1, jnp.float32, False),
-        ("cpu", WIDE, 1, 0, jnp.float32, False),
-        ("cpu", WIDE, 1, 1, jnp.bfloat16, False),
-        ("cpu", (3, 3, 256, 4), 1, 1, jnp.float32, False),
-        ("cpu", (1, 1, 256, 320), 1, 1, jnp.float32, False),
-        ("tpu", WIDE, 1, 1, jnp.float32, False),
-        (None, WIDE, 1, 1, jnp.float32, False),
+        (winograd.LARGE, "cpu", WIDE, {}),
+        (winograd.SMALL, "cpu", WIDER, {}),
+        (winograd.DOUBLED, "cpu", WIDER, dict(doubled=True)),
+        (winograd.DOUBLED, "cpu", (3, 3, 8, 8), dict(doubled=True)),
+        (None, "cpu", WIDE, dict(strides=2)),
+        (None, "cpu", WIDE, dict(padding=0)),
+        (None, "cpu", WIDE, dict(dtype=jnp.bfloat16)),
+        (None, "cpu", (3, 3, 256, 4), {}),
+        (None, "cpu", (1, 1, 256, 320), {}),
+        (None, "tpu", WIDE, {}),
+        (None, "tpu", WIDE, dict(doubled=True)),
+        (None, None, WIDE, {}),
     ],
     ids=str,
 )
-def test_what_winograd_is_for(platform, shape, strides, padding, dtype, suits):
-    assert kernels.suits_winograd(platform, shape, strides, padding, dtype) is suits
+def test_what_winograd_is_for(expected, platform, shape, changes):
+    assert kernels.convolution(platform, shape, **dict(strides=1, padding=1, dtype=jnp.float32) | changes) is expected
 
 
 def test_a_network_laid_out_for_a_cpu_computes_the_same(monkeypatch):
     """With every 3x3 convolution as Winograd, in the structure that `abstract` says."""
     monkeypatch.setattr(kernels, "WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(kernels, "LARGE_CHANNELS", 24)  # some of each
     models._abstract.cache_clear()
     config = tiny_config()
     params = jax.tree.map(jnp.asarray, random_params(config)["unet"])
@@ -107,13 +143,23 @@ def test_other_platforms_take_weights_as_they_are(platform):
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, laid_out, params)))
 
 
-def test_a_convolution_keeps_its_bias_when_laid_out():
-    conv = Conv(256, 256, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize("doubled", [False, True])
+def test_a_convolution_keeps_its_bias_when_laid_out(doubled):
+    conv = Conv(256, 256, 3, doubled=doubled, dtype=jnp.float32, rngs=nnx.Rngs(0))
     conv.bias[...] = draw(256)
     x = draw(1, 4, 4, 256)
     expected = conv(x)
     conv.lay_out("cpu")
     assert isinstance(conv.kernel, nnx.List)
+    assert_close(conv(x), expected, 5 * ROUNDING)
+
+
+def test_a_convolution_of_single_pixels_is_a_product():
+    conv = Conv(6, 5, 1, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    conv.bias[...] = draw(5)
+    x = draw(2, 3, 4, 6)
+    expected = jnp.einsum("bhwi,io->bhwo", x, conv.kernel[0, 0]) + conv.bias[...]
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(conv)(x))
     assert_close(conv(x), expected, ROUNDING)
 
 
@@ -122,13 +168,30 @@ def attend(*inputs, num_heads=2):
 
 
 @pytest.mark.parametrize("queries, keys", [(16, 16), (16, 7), (12, 5)])
-def test_attention_in_pieces(monkeypatch, queries, keys):
-    inputs = draw(2, queries, 8), draw(2, keys, 8), draw(2, keys, 8)
-    with kernels.plain():
-        expected = attend(*inputs)
-    monkeypatch.setattr(kernels, "SCORES", 2 * 2 * keys * 4)  # four queries at a time
-    assert "while" in str(jax.make_jaxpr(attend)(*inputs)) or "scan" in str(jax.make_jaxpr(attend)(*inputs))
-    assert_close(attend(*inputs), expected, ROUNDING)
+def test_attention_in_pieces_of_queries(monkeypatch, queries, keys):
+    inputs = [draw(2, tokens, 2, 4) for tokens in (queries, keys, keys)]
+    monkeypatch.setattr(kinds, "SCORES", 2 * 2 * keys * 4)  # four queries at a time
+    assert "scan" in str(jax.make_jaxpr(kinds.bounded)(*inputs))
+    assert_close(kinds.bounded(*inputs), jax.nn.dot_product_attention(*inputs), ROUNDING)
+
+
+@pytest.mark.parametrize("scores, loops", [(10**6, 0), (3 * 12 * 5, 1), (12 * 5, 1), (3 * 5, 2)])
+def test_attention_in_pieces_of_heads(monkeypatch, scores, loops):
+    """All at once, three heads at a time, one, and three queries of one."""
+    inputs = [draw(2, tokens, 3, 4) for tokens in (12, 5, 5)]
+    monkeypatch.setattr(kinds, "CACHED_SCORES", scores)
+    said = str(
+        jax.make_jaxpr(lambda *inputs: kinds.cached(*inputs))(*inputs)
+    )  # a new function, or it is not traced anew
+    assert said.count("scan[") == loops
+    assert_close(kinds.cached(*inputs), jax.nn.dot_product_attention(*inputs), ROUNDING)
+
+
+def test_cached_attention_of_16_bits_rounds_as_the_definition_does():
+    inputs = [draw(2, tokens, 3, 16).astype(jnp.bfloat16) for tokens in (12, 40, 40)]
+    got, exact = kinds.cached(*inputs), jax.nn.dot_product_attention(*[x.astype(jnp.float32) for x in inputs])
+    assert got.dtype == jnp.bfloat16
+    assert_close(got.astype(jnp.float32), exact, 2**-7)  # shares and the result rounded to 8 bits each
 
 
 def test_flash_attention():
@@ -137,7 +200,7 @@ def test_flash_attention():
 
     query, key, value = draw(1, 128, 1, 64), draw(1, 256, 1, 64), draw(1, 256, 1, 64)
     with pltpu.force_tpu_interpret_mode():
-        got = kernels.flash_attention(query, key, value)
+        got = kinds.flash(query, key, value)
     assert_close(got, jax.nn.dot_product_attention(query, key, value), ROUNDING)
 
 

@@ -35,10 +35,22 @@ class Linear(nnx.Linear):
 
 
 class Conv(nnx.Conv):
-    """A square convolution; `padding` counts zeros on each side, or is ((top, bottom), (left, right))."""
+    """A square convolution; `padding` counts zeros on each side, or is ((top, bottom), (left, right)).
+
+    With `doubled`, of the image repeated to twice its height and width.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, strides=1, padding=None, dtype, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        strides=1,
+        padding=None,
+        doubled: bool = False,
+        dtype,
+        rngs: nnx.Rngs,
     ):
         super().__init__(
             in_channels,
@@ -50,16 +62,25 @@ class Conv(nnx.Conv):
             param_dtype=dtype,
             rngs=rngs,
         )
+        self.doubled = doubled
+        self.algorithm: kernels.Winograd | None = None
 
     def lay_out(self, platform: str | None) -> None:
         """Replace the kernel by what `platform` convolves with, if that is something else."""
         kernel = self.kernel[...]
-        if kernels.suits_winograd(platform, kernel.shape, self.strides, self.padding, kernel.dtype):
-            self.kernel = nnx.List(map(nnx.Param, kernels.winograd_weights(kernel)))
+        self.algorithm = kernels.convolution(
+            platform, kernel.shape, self.strides, self.padding, kernel.dtype, self.doubled
+        )
+        if self.algorithm is not None:
+            self.kernel = nnx.List(map(nnx.Param, self.algorithm.pack(kernel)))
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch out_h out_w out"]:
-        if isinstance(self.kernel, nnx.List):
-            return kernels.winograd(x, [weight[...] for weight in self.kernel]) + self.bias[...]
+        if self.algorithm is not None:
+            return self.algorithm(x, [matrix[...] for matrix in self.kernel]) + self.bias[...]
+        if self.kernel.shape[:2] == (1, 1) and self.strides in (1, (1, 1)):
+            return (x.reshape(-1, x.shape[-1]) @ self.kernel[0, 0] + self.bias[...]).reshape(*x.shape[:-1], -1)
+        if self.doubled:
+            x = x.repeat(2, axis=1).repeat(2, axis=2)
         return super().__call__(x)
 
 
@@ -178,12 +199,12 @@ class Upsample(nnx.Module):
     """Doubles height and width by repeating pixels, then convolves."""
 
     def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
-        self.conv = Conv(channels, channels, 3, dtype=dtype, rngs=rngs)
+        self.conv = Conv(channels, channels, 3, doubled=True, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch twice_h twice_w channels"]:
-        return self.conv(x.repeat(2, axis=1).repeat(2, axis=2))
+        return self.conv(x)
 
 
 class MLPEmbedding(nnx.Module):

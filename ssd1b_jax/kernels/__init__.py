@@ -1,0 +1,93 @@
+"""How a layer is computed on each kind of device: the one place where that is decided.
+
+| layer                     | CPU, float32         | TPU                     | GPU             | else    |
+|---------------------------|----------------------|-------------------------|-----------------|---------|
+| wide 3x3 convolution      | Winograd             | plain                   | plain           | plain   |
+| 3x3 of a doubled image    | Winograd of doubles  | plain                   | plain           | plain   |
+| 1x1 convolution           | a product            | a product               | a product       | product |
+| attention                 | as caches hold       | flash, where it is long | cuDNN (16 bits) | bounded |
+
+A convolution's algorithm is chosen once, where weights are placed, which it wants in another form
+(`models.lay_out`). Attention is chosen when a program is lowered for its platform, so one trace serves a
+CPU, a TPU and a topology without devices.
+"""
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ssd1b_jax.kernels import winograd
+from ssd1b_jax.kernels.attentions import Keys, Queries, bounded, cached, flash
+from ssd1b_jax.kernels.winograd import Winograd
+
+WINOGRAD_CHANNELS = 256  # in and out, at least: below, its sums cost more than the products they spare
+LARGE_CHANNELS = (
+    512  # fewer: the larger the kernel, the more memory its weights take, and the less there is of the image
+)
+FLASH_TOKENS = 512  # at least: below, the scores are too small to matter
+_plain_only = contextvars.ContextVar("plain_only", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Trace attention as its definition says, wherever it will run: what the others are held against."""
+    token = _plain_only.set(True)
+    try:
+        yield
+    finally:
+        _plain_only.reset(token)
+
+
+def convolution(
+    platform: str | None, kernel_shape: tuple[int, ...], strides, padding, dtype, doubled: bool = False
+) -> Winograd | None:
+    """What computes such a convolution faster than its definition at every size of image, if anything does.
+
+    `doubled` says that the image is to be repeated to twice its height and width first.
+    """
+    *size, in_channels, out_channels = kernel_shape
+    suits = (
+        platform == "cpu" and dtype == jnp.float32 and tuple(size) == (3, 3) and strides in (1, (1, 1)) and padding == 1
+    )
+    if not suits:
+        return None
+    if doubled:
+        return winograd.DOUBLED
+    narrow = min(in_channels, out_channels)
+    if narrow < WINOGRAD_CHANNELS:
+        return None
+    return winograd.LARGE if narrow < LARGE_CHANNELS else winograd.SMALL
+
+
+def attention(
+    query: Float[Array, "batch queries channels"],
+    key: Float[Array, "batch keys channels"],
+    value: Float[Array, "batch keys channels"],
+    *,
+    num_heads: int,
+    is_causal: bool = False,
+) -> Float[Array, "batch queries channels"]:
+    """Scaled dot-product attention over `num_heads` equal slices of the channels."""
+    split = [x.reshape(*x.shape[:-1], num_heads, -1) for x in (query, key, value)]
+    if is_causal or _plain_only.get():
+        mixed = jax.nn.dot_product_attention(*split, is_causal=is_causal)
+    else:
+        mixed = jax.lax.platform_dependent(*split, **_attention_kernels(*split), default=bounded)
+    return mixed.reshape(query.shape)
+
+
+def _attention_kernels(query: Queries, key: Keys, value: Keys) -> dict:
+    """By platform, the kernels that take arrays of such shapes."""
+    kernels = {"cpu": cached}
+    queries, keys, features = query.shape[1], key.shape[1], query.shape[3]
+    if min(queries, keys) >= FLASH_TOKENS and queries % 128 == keys % 128 == 0 and features % 64 == 0:
+        kernels["tpu"] = flash
+    # cuDNN's kernel can be traced only where there is one.
+    if query.dtype.itemsize == 2 and features <= 128 and any(d.platform == "gpu" for d in jax.local_devices()):
+        kernels["cuda"] = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    return kernels
