@@ -1,11 +1,12 @@
 """LoRAs at work: merged into the model's weights, so that the models know nothing of them and run no slower.
 
-Other scales are another merge, always from the model's own weights, and never another program.
+Other scales are another merge, always with the model's own weights, and never another program.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.kernels import Winograd
 from ssd1b_jax.lora import LoRA, read
-from ssd1b_jax.names import keys, leaves
+from ssd1b_jax.models import algorithms
 
 MAX_SCALE = 10.0
 
@@ -23,24 +25,19 @@ MAX_SCALE = 10.0
 class Adapters:
     """The LoRAs loaded beside a model, by name, and the model's parameters with any of them merged in.
 
-    `plain` is the model's parameters by part as programs take them, `base` gives them in the structure
-    of checkpoints, placed by `jax.device_put` (jit compiles again for arrays that are tied to no device),
-    once the first LoRA is loaded; `lay_out` makes the one of the other (see `models.lay_out`).
-    The last merge is kept: it takes the memory of the kernels it changed.
+    `params` are by part, placed by `jax.device_put` (jit compiles again for arrays that are tied to no
+    device), and laid out for `platform` (see `models.lay_out`). The last merge is kept: it takes the memory
+    of the kernels it changed.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        plain: dict,
-        base: Callable[[], dict] | None = None,
-        lay_out: Callable[[dict], dict] = lambda params: params,
-    ):
+    def __init__(self, config: ModelConfig, params: dict, platform: str | None = None):
         self._config = config
-        self._plain = plain
-        self._read_base = base or (lambda: plain)
-        self._lay_out = lay_out
-        self._base: dict | None = None
+        self._params = params
+        self._algorithms = {
+            (part, *path): algorithm
+            for part, tree in params.items()
+            for path, algorithm in algorithms(part, config, jax.tree.leaves(tree)[0].dtype, platform).items()
+        }
         self._loras: dict[str, LoRA] = {}
         self._last: tuple[dict[str, float], dict] | None = None
         self._lock = threading.Lock()
@@ -59,10 +56,8 @@ class Adapters:
     def add(self, name: str, path: str | Path) -> None:
         """Load a LoRA under a name. WeightsError for a file that does not fit, ValueError for a name that is taken."""
         lora = read(path, self._config)
-        if self._base is None:
-            self._base = self._read_base()
         if name not in self._loras:
-            self._loras[name] = place(lora, self._base)
+            self._loras[name] = place(lora, self._params)
         elif self._loras[name].sha256 != lora.sha256:
             raise ValueError(f"a LoRA named {name!r} is loaded already, from another file: choose another name")
 
@@ -83,39 +78,44 @@ class Adapters:
         return dict(sorted(checked.items(), key=lambda item: (order[item[0]], item[1])))
 
     def params(self, scales: Mapping[str, Any]) -> dict:
-        """The model's parameters with LoRAs merged in at these scales, laid out; the base's where all are 0."""
+        """The model's parameters with LoRAs merged in at these scales; themselves where all are 0."""
         scales = self.check(scales)
         if not scales:
-            return self._plain
+            return self._params
         with self._lock:
             if self._last is not None and self._last[0] == scales:
                 return self._last[1]
             self._last = None  # frees its memory for the next
             loras = [self._loras[name] for name in scales]
-            params = self._lay_out(merge(self._base, loras, list(scales.values())))
+            params = merge(self._params, loras, list(scales.values()), self._algorithms)
             self._last = scales, params
             return params
 
 
 def place(lora: LoRA, params: dict) -> LoRA:
-    """The LoRA with its factors where the kernels are that they change, in the dtypes of its file."""
+    """The LoRA with its factors where the model's weights are, in the dtypes of its file."""
     factors = {}
     for part, held in lora.factors.items():
-        shardings = {path: leaf.sharding for path, leaf in leaves(params[part])}
-        matrices = {path: (factor.down, factor.up) for path, factor in held.items()}
-        placed = jax.device_put(matrices, {path: shardings[path] for path in held})
+        sharding = jax.tree.leaves(params[part])[0].sharding
         factors[part] = {
-            path: factor._replace(down=placed[path][0], up=placed[path][1]) for path, factor in held.items()
+            path: factor._replace(down=jax.device_put(factor.down, sharding), up=jax.device_put(factor.up, sharding))
+            for path, factor in held.items()
         }
     return LoRA(sha256=lora.sha256, factors=factors)
 
 
-def merge(params: dict, loras: Sequence[LoRA], scales: Sequence[float]) -> dict:
+def merge(
+    params: dict,
+    loras: Sequence[LoRA],
+    scales: Sequence[float],
+    algorithms: Mapping[tuple[str | int, ...], Winograd] = MappingProxyType({}),
+) -> dict:
     """Each kernel plus the sum over LoRAs of `scale * (alpha / rank) * (down @ up)`, in float32, rounded once.
 
-    Kernels that no LoRA changes are the same arrays, the others lie where they lay. Programs are
-    small, one for each shape of kernel and rank, and shared by all LoRAs, scales and sets of them;
-    so the same LoRAs at the same scales give the same bits, whatever else is loaded.
+    Where an algorithm has made other matrices of a kernel, which are linear in it, what it makes of the sum is
+    added to those. Kernels that no LoRA changes are the same arrays, the others lie where they lay. Programs are
+    small, one for each shape of kernel and rank, and shared by all LoRAs, scales and sets of them; so the
+    same LoRAs at the same scales give the same bits, whatever else is loaded.
     """
     terms: dict[tuple, list] = {}
     for lora, scale in zip(loras, scales, strict=True):
@@ -123,15 +123,25 @@ def merge(params: dict, loras: Sequence[LoRA], scales: Sequence[float]) -> dict:
             for path, factor in factors.items():
                 terms.setdefault((part, *path), []).append((factor.down, factor.up, np.float32(scale * factor.scale)))
 
-    def merged(path, kernel):
-        if keys(path) not in terms:
-            return kernel
-        total = kernel.astype(jnp.float32)
-        for term in terms[keys(path)]:
-            total = _add(total, *term)
-        return total.astype(kernel.dtype)
+    def merged(node, path):
+        if path in terms:
+            if path not in algorithms:
+                total = _sum(node.astype(jnp.float32), terms[path])
+                return total.astype(node.dtype)
+            down, up, _ = terms[path][0]
+            change = _sum(jnp.zeros_like(down, jnp.float32, shape=(*down.shape[:-1], up.shape[-1])), terms[path])
+            return {i: node[i] + matrix for i, matrix in enumerate(algorithms[path].pack(change))}
+        return {key: merged(value, (*path, key)) for key, value in node.items()} if isinstance(node, dict) else node
 
-    return jax.tree_util.tree_map_with_path(merged, params)
+    return merged(params, ())
+
+
+def _sum(
+    total: Float[Array, "*kernel inputs outputs"], terms: Sequence[tuple]
+) -> Float[Array, "*kernel inputs outputs"]:
+    for term in terms:
+        total = _add(total, *term)
+    return total
 
 
 @jax.jit

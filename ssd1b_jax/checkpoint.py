@@ -4,13 +4,12 @@ A model folder holds `model.json`, a tree for each part, and both tokenizers. It
 not at all; `model.json` lists the size and sha256 of every file of its parts.
 """
 
-import ctypes
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from orbax.checkpoint import v1 as ocp
 
 from ssd1b_jax.choices import DTYPES
 from ssd1b_jax.config import ConfigError, ModelConfig
+from ssd1b_jax.devices import give_back
 from ssd1b_jax.folders import check_free, whole_folder
-from ssd1b_jax.models import PARTS, abstract
+from ssd1b_jax.models import PARTS, abstract, lay_out
 from ssd1b_jax.names import keys, leaves
 from ssd1b_jax.tensors import release
 
@@ -61,10 +61,11 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A loaded model folder; `params` has a pure dict of arrays for each part."""
+    """A loaded model folder: a pure dict of arrays for each part, laid out for `platform` if there is one."""
 
     manifest: Manifest
     params: dict[str, dict]
+    platform: str | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -133,24 +134,26 @@ def save_model(
     return read_manifest(folder)
 
 
-def load_model(model: str | Path, *, dtype=None, sharding: jax.sharding.Sharding | None = None) -> Model:
+def load_model(
+    model: str | Path, *, dtype=None, sharding: jax.sharding.Sharding | None = None, platform: str | None = None
+) -> Model:
     """Verify the model folder, or the embedded model of that name, and load its weights.
 
     They are cast to `dtype`, one for all parts or a mapping with one for each, by default the one
-    they are stored in, and placed by `sharding`.
+    they are stored in, placed by `sharding`, and laid out for `platform` if one is given.
     """
     manifest = verify(model)
-    dtype = manifest.dtype if dtype is None else dtype
-    dtypes = {part: jnp.dtype(dtype[part] if isinstance(dtype, Mapping) else dtype) for part in PARTS}
+    dtype = dtype or manifest.dtype
     params = {}
-    for part, part_dtype in dtypes.items():
-        _, shapes = abstract(part, manifest.config, part_dtype)
+    for part in PARTS:
+        _, shapes = abstract(part, manifest.config, jnp.dtype(dtype[part] if isinstance(dtype, Mapping) else dtype))
         try:
-            params[part] = load_tree(manifest.folder / part, shapes, sharding, manifest.dtype)
+            tree = load_tree(manifest.folder / part, shapes, sharding, manifest.dtype)
         except ValueError as error:
             raise ModelError(f"{manifest.folder / part} does not hold what model.json describes: {AGAIN}") from error
-        _give_back()
-    return Model(manifest=manifest, params=params)
+        params[part] = lay_out(part, manifest.config, tree, platform, take=True)
+        give_back()
+    return Model(manifest=manifest, params=params, platform=platform)
 
 
 def verify(model: str | Path) -> Manifest:
@@ -261,12 +264,6 @@ def _few_at_once(shapes, stored=jnp.float32) -> ocp.Context:
     context = ocp.Context()
     context.memory.read_concurrent_bytes = max(LEAST_READ, 1 + max(widths, default=0))
     return context
-
-
-def _give_back() -> None:
-    """Return freed memory to the system, where the C library can: it keeps half a gigabyte after a UNet."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

@@ -77,9 +77,7 @@ class Pipeline:
         *,
         devices: Sequence[jax.Device] | Devices | None = None,
         per_device: int = 1,
-        again: Callable[[], Model] | None = None,
     ):
-        """`again` reads the model anew where the first LoRA needs weights that were replaced by others."""
         self.config = model.config
         self.devices = devices if isinstance(devices, Devices) else Devices(devices, per_device)
         length = min(
@@ -93,7 +91,7 @@ class Pipeline:
         stages = Stages(self.config, dtypes, platform)
         self.dtype = stages.dtypes["unet"]
         self._maker = provenance.maker(model.manifest, self.devices.devices, stages.dtypes, self.devices.per_device)
-        self._adapters = self._with_loras(model, again, platform)
+        self._adapters = Adapters(self.config, self.devices.replicate(_laid_out(model, platform)), platform)
         self._lora_files: dict[str, str] = {}
         self._prepare = self.devices.map(stages.prepare, batches=2)
         self._advance = self.devices.map(stages.advance, batches=8, donate=(1,))
@@ -120,25 +118,8 @@ class Pipeline:
         check_dtype(dtype, RequestError)
         placed = Devices(devices, per_device)
         dtypes = part_dtypes(read_manifest(model).config, jnp.dtype(dtype))
-
-        def load() -> Model:
-            return load_model(model, dtype=dtypes, sharding=placed.replicated)
-
-        return cls(load(), devices=placed, again=load)
-
-    def _with_loras(self, model: Model, again: Callable[[], Model] | None, platform: str) -> Adapters:
-        def laid_out(params: dict) -> dict:
-            return {part: lay_out(part, self.config, tree, platform) for part, tree in params.items()}
-
-        placed = self.devices.replicate(model.params)
-        plain = laid_out(placed)
-        replaced = [part for part in plain if jax.tree.structure(plain[part]) != jax.tree.structure(placed[part])]
-        kept = None if again else {part: placed[part] for part in replaced}
-
-        def base() -> dict:
-            return plain | (kept or {part: again().params[part] for part in replaced})
-
-        return Adapters(self.config, plain, base, laid_out)
+        loaded = load_model(model, dtype=dtypes, sharding=placed.replicated, platform=placed.platform)
+        return cls(loaded, devices=placed)
 
     def load_lora(self, path: str | Path, name: str | None = None) -> str:
         """Load a LoRA (diffusers', PEFT's or kohya's safetensors) for requests to use by its name, which is returned.
@@ -255,6 +236,15 @@ class Pipeline:
             f"the {stage} gave values that are not finite for picture {job.index + 1} "
             f"(seed {job.request.seed}, dtype {jnp.dtype(self.dtype).name})"
         )
+
+
+def _laid_out(model: Model, platform: str) -> dict[str, dict]:
+    """Its parameters as programs for `platform` take them; see `models.lay_out`."""
+    if model.platform == platform:
+        return model.params
+    if model.platform is not None:
+        raise ValueError(f"the weights are laid out for {model.platform}, not {platform}: load them again")
+    return {part: lay_out(part, model.config, tree, platform) for part, tree in model.params.items()}
 
 
 def _called(progress: Progress, running: _Running) -> Progress:

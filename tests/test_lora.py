@@ -16,6 +16,7 @@ import tiny
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssd1b_jax import config as presets
+from ssd1b_jax import kernels, models
 from ssd1b_jax.adapters import Adapters
 from ssd1b_jax.lora import Alphas, read, spellings
 from ssd1b_jax.names import leaves, table
@@ -78,8 +79,8 @@ def files(config, tmp_path_factory):
     }
 
 
-def loaded(config, base, files):
-    adapters = Adapters(config, base)
+def loaded(config, base, files, platform=None):
+    adapters = Adapters(config, base, platform)
     for name, path in files.items():
         adapters.add(name, path)
     return adapters
@@ -210,6 +211,20 @@ def test_a_convolution_of_one_pixel_is_a_matrix(config, tmp_path):
     turned = read(write(tmp_path / "b.safetensors", turned.items()), config)
     for path, factor in plain.factors["unet"].items():
         jax.tree.map(np.testing.assert_array_equal, turned.factors["unet"][path], factor)
+
+
+def test_weights_that_are_laid_out_take_the_same_changes(config, base, files, monkeypatch):
+    monkeypatch.setattr(kernels, "WINOGRAD_CHANNELS", 1)
+    models._abstract.cache_clear()
+    scales = {"a": 0.7, "b": -2.5}
+    merged = loaded(config, base, files).params(scales)
+    expected = {part: models.lay_out(part, config, tree, "cpu") for part, tree in merged.items()}
+    laid_out = {part: models.lay_out(part, config, tree, "cpu") for part, tree in base.items()}
+    got = loaded(config, laid_out, files, "cpu").params(scales)
+    models._abstract.cache_clear()
+    for (path, ours), (also, theirs) in zip(leaves(got), leaves(expected), strict=True):
+        assert path == also
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)  # one rounding more, of numbers below 10
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

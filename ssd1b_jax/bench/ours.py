@@ -12,7 +12,7 @@ from ssd1b_jax import models
 from ssd1b_jax.bench.contenders import Prepared
 from ssd1b_jax.bench.task import GUIDED, Task
 from ssd1b_jax.checkpoint import Manifest, Model, load_model, read_manifest
-from ssd1b_jax.devices import Devices
+from ssd1b_jax.devices import Devices, give_back
 from ssd1b_jax.pipeline import Pipeline
 from ssd1b_jax.request import Request
 
@@ -20,16 +20,18 @@ PLATFORM = "cpu"
 
 
 def random_params(part: str, task: Task, platform: str | None = None) -> dict:
-    """Weights that keep activations at their size."""
+    """Weights that keep activations at their size, laid out for a platform if one is given."""
     numbers = task.draw(1 << 20)
 
     def fill(path, leaf):
         if path[-1] == "scale":
             return jnp.ones(leaf.shape)
         spread = 0.02 if leaf.ndim == 1 else float(np.prod(leaf.shape[:-1])) ** -0.5
-        count = int(np.prod(leaf.shape))
-        repeated = np.broadcast_to(numbers, (-(-count // len(numbers)), len(numbers))).reshape(-1)[:count]
-        return jnp.asarray(repeated.reshape(leaf.shape)) * spread
+        made = np.empty(leaf.shape, np.float32)
+        for start in range(0, made.size, numbers.size):
+            piece = made.reshape(-1)[start : start + numbers.size]
+            np.multiply(numbers[: piece.size], spread, out=piece)
+        return jnp.asarray(made)
 
     shapes = models.abstract(part, task.config, platform=platform)[1]
     return jax.tree_util.tree_map_with_path(lambda path, leaf: fill([key.key for key in path], leaf), shapes)
@@ -47,6 +49,7 @@ def _network(part: str, task: Task, method: str, *arguments) -> Prepared:
     graphdef, _ = models.abstract(part, task.config, platform=PLATFORM)
     params = random_params(part, task, PLATFORM)
     compiled = jax.jit(partial(call, graphdef)).lower(params, *arguments).compile()
+    give_back()  # what compiling took
     return Prepared(lambda: jax.block_until_ready(compiled(params, *arguments)), flops)
 
 
@@ -91,8 +94,8 @@ def _pipeline(task: Task, devices=None) -> Pipeline:
         sha256="0",
     )
     manifest = Manifest(folder=read_manifest("emoji").folder, config=task.config, **about)
-    model = Model(manifest=manifest, params={part: random_params(part, task) for part in models.PARTS})
-    return Pipeline(model, devices=devices)
+    params = {part: random_params(part, task, PLATFORM) for part in models.PARTS}
+    return Pipeline(Model(manifest=manifest, params=params, platform=PLATFORM), devices=devices)
 
 
 def _request(task: Task, seed: int = 0) -> Request:

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.kernels import Winograd
 from ssd1b_jax.models.clip import CLIPTextEncoder
 from ssd1b_jax.models.layers import Conv
 from ssd1b_jax.models.unet import UNet
@@ -35,31 +36,54 @@ def abstract(
     return graphdef, jax.tree.map(lambda leaf: leaf, shapes)
 
 
-def lay_out(part: str, config: ModelConfig, params: dict, platform: str | None) -> dict:
+def lay_out(part: str, config: ModelConfig, params: dict, platform: str | None, *, take: bool = False) -> dict:
     """A part's parameters, in the structure of checkpoints, as they are computed with fastest on `platform`.
 
     They are otherwise the same arrays, so the result shares what it doesn't replace; larger by up to
-    a sixth on a CPU in float32, elsewhere unchanged. `abstract` with that platform is its structure, and
-    the result where `params` are only shapes.
+    a fifth on a CPU in float32, elsewhere unchanged. `abstract` with that platform is its structure, and
+    the result where `params` are only shapes. `take` empties `params` on the way, so that no more than one
+    kernel is held twice.
     """
     leaf = jax.tree.leaves(params)[0]
-    dtype = leaf.dtype
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return abstract(part, config, dtype, platform)[1]
-    network = nnx.merge(abstract(part, config, dtype)[0], params)
-    return nnx.to_pure_dict(nnx.state(_laid_out(network, platform)))
+        return abstract(part, config, leaf.dtype, platform)[1]
+    chosen = algorithms(part, config, leaf.dtype, platform)
+
+    def laid_out(node: dict, path: tuple) -> dict:
+        made = {}
+        for key in list(node):
+            value = node.pop(key) if take else node[key]
+            here = (*path, key)
+            if isinstance(value, dict):
+                made[key] = laid_out(value, here)
+            elif here in chosen:
+                made[key] = jax.block_until_ready(dict(enumerate(chosen[here].pack(value))))
+            else:
+                made[key] = value
+        return made
+
+    return laid_out(params, ())
+
+
+def algorithms(part: str, config: ModelConfig, dtype, platform: str | None) -> dict[tuple[str | int, ...], Winograd]:
+    """The paths of a part's kernels that `lay_out` replaces by what such an algorithm's `pack` makes of them."""
+    graphdef, shapes = abstract(part, config, dtype, platform)
+    layers = nnx.iter_modules(nnx.merge(graphdef, shapes))
+    return {
+        (*path, "kernel"): layer.algorithm
+        for path, layer in layers
+        if isinstance(layer, Conv) and layer.algorithm is not None
+    }
 
 
 @cache
 def _abstract(part, config, dtype, platform):
-    graphdef, state = nnx.split(
-        nnx.eval_shape(lambda: _laid_out(PARTS[part](config, dtype=dtype, rngs=_OneKey(0)), platform))
-    )
+    def make():
+        network = PARTS[part](config, dtype=dtype, rngs=_OneKey(0))
+        for _, layer in list(nnx.iter_modules(network)):
+            if isinstance(layer, Conv):
+                layer.lay_out(platform)
+        return network
+
+    graphdef, state = nnx.split(nnx.eval_shape(make))
     return graphdef, nnx.to_pure_dict(state)
-
-
-def _laid_out(network: nnx.Module, platform: str | None) -> nnx.Module:
-    for _, layer in list(nnx.iter_modules(network)):
-        if isinstance(layer, Conv):
-            layer.lay_out(platform)
-    return network
