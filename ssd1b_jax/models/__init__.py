@@ -57,7 +57,7 @@ def lay_out(part: str, config: ModelConfig, params: dict, platform: str | None, 
             if isinstance(value, dict):
                 made[key] = laid_out(value, here)
             elif here in chosen:
-                made[key] = jax.block_until_ready(dict(enumerate(chosen[here].pack(value))))
+                made[key] = jax.block_until_ready(dict(enumerate(chosen[here].pack(jnp.asarray(value)))))
             else:
                 made[key] = value
         return made
