@@ -19,9 +19,9 @@ from ssd1b_jax import config as presets
 from ssd1b_jax.adapters import Adapters
 from ssd1b_jax.lora import Alphas, read, spellings
 from ssd1b_jax.names import leaves, table
+from ssd1b_jax.notebook import compilations
 from ssd1b_jax.tensors import WeightsError
 
-COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64"}
 TO_OUT = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0"
 LINEAR, CONV, SHORTCUT = TO_OUT, "mid_block.resnets.0.conv1", "up_blocks.0.resnets.0.conv_shortcut"
@@ -251,30 +251,22 @@ def test_the_same_scales_give_the_same_bits(config, base, files):
 
 
 def test_scales_change_without_a_compilation(config, base, tmp_path):
-    halves, events = cast(base, jnp.bfloat16), []
+    halves = cast(base, jnp.bfloat16)
     ranks = {"a": 5, "b": 7}  # of no other test
     files = {
         name: write(tmp_path / f"{name}.safetensors", kohya(config, [LINEAR, CONV], rank).items())
         for name, rank in ranks.items()
     }
-
-    def listen(event, *_, **__):
-        if event == COMPILE_EVENT:
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations() as compiled:
         adapters = loaded(config, halves, files)
         adapters.params({"a": 0.7, "b": 1.3})
-        assert events, "the counter counts nothing"
-        events.clear()
+        assert compiled.count > 0, "the counter counts nothing"
+        compiled.count = 0
         for scales in ({"a": 0.5, "b": -1}, {"a": 2.0}, {"b": 0.1}, {"a": 0, "b": 0}, {"b": 1.3, "a": 0.7}):
             jax.block_until_ready(adapters.params(scales))
         again = loaded(config, halves, {"c": files["b"]})
         jax.block_until_ready(again.params({"c": 3.0}))
-        assert events == []
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+        assert compiled.count == 0
 
 
 def test_a_merge_stays_on_its_devices(config, base, files):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from test_pipeline import compilations, picture  # noqa: F401
+from test_pipeline import compiled, picture  # noqa: F401
 
 from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError, previews
 from ssd1b_jax.tokenizer import PromptTokenizer
@@ -72,14 +72,14 @@ def test_intervals_may_be_mixed_in_a_batch(tiny_model, tiny_pipe):
 # Prompts
 
 
-def test_prompts_of_as_many_chunks_share_a_program(tiny_pipe, compilations):  # noqa: F811
+def test_prompts_of_as_many_chunks_share_a_program(tiny_pipe, compiled):  # noqa: F811
     long = [f"{'a red apple ' * 8} {word}" for word in ("cat", "cat apple", "apple red cat a")]
     first = tiny_pipe(image=picture(), prompt=long[0], seed=1)
     assert first.notes == ()
-    compilations.clear()
+    compiled.count = 0
     others = [make(tiny_pipe, prompt=prompt) for prompt in long[1:]]
     make(tiny_pipe, prompt=long[0], negative_prompt="a cat")
-    assert compilations == []
+    assert compiled.count == 0
     assert not any(np.array_equal(first.pixels, other) for other in others), "the end of a long prompt counts"
 
 
@@ -88,14 +88,14 @@ def test_a_prompt_beyond_all_chunks_says_what_was_cut(tiny_pipe):
     assert len(result.notes) == 1 and result.notes[0].endswith("zebra'")
 
 
-def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compilations):  # noqa: F811
+def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compiled):  # noqa: F811
     plain = make(tiny_pipe)
-    compilations.clear()
+    compiled.count = 0
     heavy = make(tiny_pipe, prompt="a (red:1.5) apple")
     light = make(tiny_pipe, prompt="a [red] apple")
     literal = make(tiny_pipe, prompt="a (red)", prompt_weights=False)
     assert np.array_equal(plain, make(tiny_pipe, prompt="a (red:1.0) apple"))
-    assert compilations == []
+    assert compiled.count == 0
     assert len({pixels.tobytes() for pixels in (plain, heavy, light, literal)}) == 4
 
 
@@ -119,11 +119,11 @@ def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compilations):  # n
     ],
     ids=str,
 )
-def test_a_setting_counts_and_compiles_nothing(tiny_pipe, compilations, change):  # noqa: F811
+def test_a_setting_counts_and_compiles_nothing(tiny_pipe, compiled, change):  # noqa: F811
     before = make(tiny_pipe)
-    compilations.clear()
+    compiled.count = 0
     assert not np.array_equal(before, make(tiny_pipe, **change))
-    assert compilations == []
+    assert compiled.count == 0
 
 
 def test_the_second_prompt_is_the_first_unless_given(tiny_pipe):
@@ -236,7 +236,7 @@ def test_a_picture_that_fails_takes_no_other_with_it(tiny_model):
 # LoRAs
 
 
-def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model, tmp_path, compilations):  # noqa: F811
+def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model, tmp_path, compiled):  # noqa: F811
     from test_lora import kohya, write
 
     pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
@@ -247,10 +247,10 @@ def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model,
     plain = make(pipe, **lcm)
     both = pipe(image=picture(), prompt=PROMPT, seed=1, loras=dict.fromkeys(names, 0.5), **lcm)
     assert both.steps_run == 4 and set(both.provenance["loras"]) == set(names)
-    compilations.clear()
+    compiled.count = 0
     others = [make(pipe, loras=loras, **lcm) for loras in ({"style0": 0.5}, {"style0": 1.0}, {"style1": -0.7})]
     assert np.array_equal(plain, make(pipe, loras={"style0": 0.0}, **lcm))
-    assert compilations == []
+    assert compiled.count == 0
     assert len({pixels.tobytes() for pixels in (plain, both.pixels, *others)}) == 5
     with pytest.raises(RequestError, match="no LoRA named 'style2' is loaded"):
         make(pipe, loras={"style2": 1.0})
