@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from ssd1b_jax import images, noise
-from ssd1b_jax.choices import SHORT
+from ssd1b_jax.choices import SHORT, nearest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.figure import Edge, Figure, thumbnail
 from ssd1b_jax.provenance import SOURCES
@@ -60,8 +60,14 @@ def parse_axis(said: str) -> Axis:
     if not setting.startswith(LORA):
         setting = setting.removeprefix("--").replace("-", "_")
         setting = next((field for field, short in SHORT.items() if short == setting), setting)
-    if not equals or setting == "loras" or not (setting in _FIELDS or setting.startswith(LORA)):
+    if not equals:
         raise GridError(f"an axis is SETTING=VALUES, as in strength=0.3,0.5,0.7 or seed=1..4, got {said!r}")
+    if setting == "loras":
+        raise GridError(f"an axis is the scale of one LoRA, as in {LORA}NAME=0,0.5,1, got {said!r}")
+    if setting not in _FIELDS and not setting.startswith(LORA):
+        near = nearest(setting, [*(_FIELDS.keys() - {"loras"}), *SHORT.values()])
+        hint = f"did you mean {near}?" if near else "see ssd1b grid --help"
+        raise GridError(f"no setting is named {name.strip()!r}: {hint}")
     kind = float if setting.startswith(LORA) else _kind(_FIELDS[setting].type)
     try:
         (items,) = csv.reader([listed], skipinitialspace=True, strict=True)

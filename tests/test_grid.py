@@ -61,8 +61,11 @@ def test_axes(said, setting, values):
     ("said", "sentence"),
     [
         ("strength", "an axis is SETTING=VALUES, as in strength=0.3,0.5,0.7 or seed=1..4, got 'strength'"),
-        ("brightness=1,2", "an axis is SETTING=VALUES"),
-        ("loras=1,2", "an axis is SETTING=VALUES"),
+        ("brightness=1,2", "no setting is named 'brightness': see ssd1b grid --help"),
+        ("stregth=0.5", "no setting is named 'stregth': did you mean strength?"),
+        ("step=4,5", "no setting is named 'step': did you mean steps?"),
+        ("loras=1,2", "an axis is the scale of one LoRA, as in lora:NAME=0,0.5,1, got 'loras=1,2'"),
+        ("lora=1,2", "an axis is the scale of one LoRA"),
         ("seed=", "seed must have values"),
         ("seed=1,2,1", "seed must have values, and each once, got '1,2,1'"),
         ("seed=one", "seed: a number is needed, got 'one'"),
@@ -266,7 +269,7 @@ def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here)
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["--x", "brightness=1,2"], 2, "an axis is SETTING=VALUES"),
+        (["--x", "guidance=1,2"], 2, "no setting is named 'guidance': did you mean guidance_scale?"),
         (["--x", "strength=0.5,2"], 2, "strength must be in (0, 1], got 2"),
         (["--x", "image=in.png,missing.png"], 2, "missing.png: cannot be read: no such file or directory"),
         (["--x", "seed=1..4", "--cell", "5"], 2, "cell must be from 32 to 2048 pixels, got 5"),

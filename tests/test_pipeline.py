@@ -238,5 +238,13 @@ def test_nothing_runs_if_one_request_is_bad(tiny_pipe, monkeypatch):
         tiny_pipe.generate([good, dataclasses.replace(good, strength=1.5)])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [(dict(stregth=0.5), "strength"), (dict(num_image=2), "num_images"), (dict(lora={}), "loras")]
+)
+def test_a_call_tells_a_misspelled_setting(tiny_pipe, wrong, meant):
+    with pytest.raises(RequestError, match=f"no setting is named '{[*wrong][0]}': did you mean {meant}\\?"):
+        tiny_pipe(image=picture(), prompt="a red apple", **wrong)
+
+
 def test_no_requests_give_no_results(tiny_pipe):
     assert tiny_pipe.generate([]) == []
