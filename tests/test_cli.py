@@ -234,6 +234,13 @@ def test_pictures_that_vary_have_names_of_their_own(capsys, tiny_folder, here):
     assert code == 0 and sorted(path.name for path in here.iterdir()) == ["in-7-1.png", "in-7-2.png", "in.png"]
 
 
+def test_a_drawn_variation_seed_is_said(capsys, tiny_folder):
+    arguments = ("--model", tiny_folder, "--seed", 7, "--variation-strength", 0.25, "-o", "a.png", "--quiet")
+    code, out, _ = run(capsys, "img2img", "in.png", "a cat", *arguments)
+    drawn = provenance.read("a.png")["request"]["variation_seed"]
+    assert code == 0 and f", seed 7, variation seed {drawn} at 0.25, " in out
+
+
 def test_samplers_are_listed(capsys):
     code, out, _ = run(capsys, "samplers")
     assert code == 0

@@ -84,8 +84,11 @@ def test_prompts_of_as_many_chunks_share_a_program(tiny_pipe, compiled):  # noqa
 
 
 def test_a_prompt_beyond_all_chunks_says_what_was_cut(tiny_pipe):
-    result = tiny_pipe(image=picture(), prompt="a red apple " * 99 + "zebra", seed=1)
-    assert len(result.notes) == 1 and result.notes[0].endswith("zebra'")
+    short = tiny_pipe(image=picture(), prompt="a red apple " * 28 + "zebra", seed=1)
+    (note,) = short.notes
+    assert note.startswith("the prompt is too long for the model, left out: '") and note.endswith("zebra'")
+    (note,) = tiny_pipe(image=picture(), prompt="a red apple " * 99 + "zebra", seed=1).notes
+    assert len(note) <= 120 and note.endswith(" …") and "apple" in note
 
 
 def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compiled):  # noqa: F811
@@ -132,6 +135,35 @@ def test_the_second_prompt_is_the_first_unless_given(tiny_pipe):
         make(tiny_pipe, negative_prompt="blue"), make(tiny_pipe, negative_prompt="blue", negative_prompt_2="blue")
     )
     assert not np.array_equal(make(tiny_pipe), make(tiny_pipe, prompt_2="")), "empty is not absent"
+
+
+@pytest.mark.parametrize(
+    ("settings", "notes"),
+    [
+        (dict(mask_blur=3), ["mask_blur has no effect without a mask"]),
+        (dict(variation_seed=3), ["variation_seed has no effect at variation_strength 0"]),
+        (dict(negative_prompt="blue"), []),
+        (dict(guidance_scale=1, negative_prompt=""), []),
+        (dict(guidance_scale=1, negative_prompt="blue"), ["negative_prompt has no effect at guidance_scale 1"]),
+        (
+            dict(guidance_scale=1, guidance_rescale=0.5, guidance_interval=(0, 0.5)),
+            [f"guidance_{name} has no effect at guidance_scale 1" for name in ("rescale", "interval")],
+        ),
+        (dict(guidance_scale=1, original_size=(64, 64)), []),
+        (
+            dict(guidance_scale=1, negative_target_size=(8, 8)),
+            ["negative_target_size has no effect at guidance_scale 1"],
+        ),
+    ],
+    ids=str,
+)
+def test_settings_without_effect_are_told(tiny_pipe, settings, notes):
+    """And what is told is so: without them the pixels are the same."""
+    result = tiny_pipe(image=picture(), prompt=PROMPT, seed=1, **settings)
+    assert list(result.notes) == notes
+    told = {note.split()[0] for note in notes}
+    without = {name: value for name, value in settings.items() if name not in told}
+    assert not notes or np.array_equal(result.pixels, make(tiny_pipe, **without))
 
 
 # Variation
@@ -254,3 +286,20 @@ def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model,
     assert len({pixels.tobytes() for pixels in (plain, both.pixels, *others)}) == 5
     with pytest.raises(RequestError, match="no LoRA named 'style2' is loaded"):
         make(pipe, loras={"style2": 1.0})
+
+
+def test_a_lora_at_scale_0_shares_the_batch_of_plain_requests(tiny_model, tmp_path):
+    from test_lora import kohya, write
+
+    pipe = Pipeline(tiny_model, devices=jax.devices()[:2])
+    pipe.load_lora(write(tmp_path / "style.safetensors", kohya(tiny_model.config).items()))
+    seen = []
+    off, plain, on = (
+        Request(image=picture(), prompt=PROMPT, seed=1, loras=loras, guidance_scale=1.0)
+        for loras in ({"style": 0.0}, {}, {"style": 1.0})
+    )
+    results = pipe.generate([off, plain], on_progress=seen.append)
+    assert seen[-1].calls == seen[-1].calls_done == 3, "both pictures in the calls of one"
+    assert np.array_equal(results[0].pixels, results[1].pixels) and set(results[0].provenance["loras"]) == {"style"}
+    jobs = [pipe._batcher.plan(i, request) for i, request in enumerate((off, on, plain))]
+    assert [[job.index for job in group] for group in pipe._batcher.group(jobs)] == [[0, 2], [1]]
