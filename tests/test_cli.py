@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tiny
 
+from convert.__main__ import main as convert
 from ssd1b_jax import Request, cli, images, pipeline, provenance
 from ssd1b_jax.cli.settings import of_request
 from ssd1b_jax.solvers import SAMPLERS
+from ssd1b_jax.training.__main__ import main as train
 
 
 @pytest.fixture(autouse=True)
@@ -263,8 +265,53 @@ def test_a_reader_may_hang_up(arguments):
     assert (run.returncode, run.stderr) == (141, "")
 
 
-def test_usage_errors_exit_with_2(capsys):
+IMG2IMG = ["img2img", "in.png", "a cat"]
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "sentence", "command"),
+    [
+        (cli.main, [], "the following arguments are required: COMMAND", "ssd1b"),
+        (cli.main, ["img"], "argument COMMAND: invalid choice: 'img' (choose from ", "ssd1b"),
+        (cli.main, ["img2img", "in.png"], "the following arguments are required: PROMPT", "ssd1b img2img"),
+        (cli.main, [*IMG2IMG, "--strength", "high"], "argument --strength: a number is needed, got 'high'", None),
+        (cli.main, [*IMG2IMG, "--steps", "2.5"], "argument --steps: a whole number is needed, got '2.5'", None),
+        (cli.main, [*IMG2IMG, "--crop", "1", "x"], "argument --crop: a whole number is needed, got 'x'", None),
+        (cli.main, [*IMG2IMG, "--noise", "cuda"], "argument --noise: invalid choice: 'cuda'", None),
+        (cli.main, [*IMG2IMG, "--seed"], "argument --seed: expected one argument", None),
+        (cli.main, [*IMG2IMG, "--stregth", "0.5"], "unknown option --stregth: did you mean --strength?", None),
+        (cli.main, [*IMG2IMG, "--stregth=0.5"], "unknown option --stregth=0.5: did you mean --strength?", None),
+        (cli.main, [*IMG2IMG, "--xyzzy\nx"], "unknown option --xyzzy x", None),
+        (cli.main, [*IMG2IMG, "asleep"], "one argument too many: 'asleep'; quote text that has spaces", None),
+        (cli.main, ["--quiet", *IMG2IMG], "unknown option --quiet", "ssd1b"),
+        (cli.main, ["grid", "in.png", "a cat"], "the following arguments are required: --x", "ssd1b grid"),
+        (cli.main, ["replay"], "the following arguments are required: FILE", "ssd1b replay"),
+        (
+            cli.main,
+            ["replay", "a.png", "--modle", "b"],
+            "unknown option --modle: did you mean --model?",
+            "ssd1b replay",
+        ),
+        (cli.main, ["samplers", "all"], "one argument too many: 'all'", "ssd1b samplers"),
+        (cli.main, ["info", "--verfy"], "unknown option --verfy: did you mean --verify?", "ssd1b info"),
+        (cli.main, ["plan", "--size", "large"], "argument --size: must be a number of pixels, or ", "ssd1b plan"),
+        (convert, ["a"], "the following arguments are required: TARGET", "ssd1b-convert"),
+        (convert, ["a", "b", "--dtyp", "c"], "argument --dtype: invalid choice: 'c'", "ssd1b-convert"),
+        (convert, ["a", "b", "--tokenizer=c", "d"], "one argument too many: 'd'", "ssd1b-convert"),
+        (convert, ["--to-diffusers", "a", "b", "--revision", "c"], "--revision and --tokenizers do ", "ssd1b-convert"),
+        (train, [], "the following arguments are required: COMMAND", "python -m ssd1b_jax.training"),
+        (train, ["vae", "--step", "x"], "argument --steps: a whole ", "python -m ssd1b_jax.training vae"),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
+)
+def test_usage_errors_are_one_sentence_and_exit_with_2(capsys, main, arguments, sentence, command):
     with pytest.raises(SystemExit) as exit:
-        cli.main(["img2img", "in.png"])
-    assert exit.value.code == 2
-    assert "PROMPT" in capsys.readouterr().err
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (exit.value.code, out) == (2, "") and err.startswith(f"error: {sentence}")
+    assert err.endswith(f" (see {command or 'ssd1b img2img'} --help)\n") and err.count("\n") == 1
+
+
+def test_an_option_may_be_cut_short_and_values_may_be_negative():
+    parsed = cli._parser().parse_args([*IMG2IMG, "--stren", "0.5", "--seed", "-1"])
+    assert (parsed.strength, parsed.seed) == (0.5, -1)
