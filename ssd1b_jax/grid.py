@@ -188,9 +188,9 @@ class Grid:
         return self.y.applied(request, y) if self.y else request
 
     def names(self) -> list[str]:
-        """A file name without suffix for each cell."""
+        """A file name without suffix for each cell, such as strength-0.5_seed-1; see `_stems`."""
         columns = _stems(self.x)
-        return [f"{column},{row}" for row in _stems(self.y) for column in columns] if self.y else columns
+        return [f"{column}_{row}" for row in _stems(self.y) for column in columns] if self.y else columns
 
     def figure(self, requests: Sequence[Request], model: str, cell: int) -> Figure:
         """What is drawn around the pictures of `requests`, the largest side of all `cell` pixels long.
@@ -231,9 +231,14 @@ class Grid:
 
 
 def _stems(axis: Axis) -> list[str]:
-    """Names of files that say the setting and its value, as far as names of files can."""
-    stems = []
+    """The setting and each value as names of files can say them: in letters, digits, hyphens and dots.
+
+    So neither a shell nor a URL takes a character for its own. Those of one axis differ in more than capitals.
+    """
+    stems, taken = [], set()
     for word in axis.words():
-        stem = re.sub(r"[^\w.+=-]+", "_", f"{axis.name}={word}")[:60]
-        stems.append(stem if stem not in stems else f"{stem}~{len(stems)}")
+        said = re.sub(r"[^\w.-]+|_", "-", f"{axis.name}-{word}")
+        stem = said.encode("utf-8", "replace")[:60].decode("utf-8", "ignore").rstrip(".-")
+        stems.append(f"{stem}~{len(stems)}" if stem.casefold() in taken else stem)
+        taken.add(stems[-1].casefold())
     return stems

@@ -1,6 +1,7 @@
 """Sweeps: what an axis says, which pictures it makes, and how the table looks."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_cells_are_counted_row_by_row_and_share_a_seed():
         (2, 0.5), (2, 1.0), (3, 0.5), (3, 1.0), (4, 0.5), (4, 1.0),
     ]  # fmt: skip
     assert len({request.seed for request in requests}) == 1
-    assert grid.names()[:3] == ["strength=0.5,steps=2", "strength=1,steps=2", "strength=0.5,steps=3"]
+    assert grid.names()[:3] == ["strength-0.5_steps-2", "strength-1_steps-2", "strength-0.5_steps-3"]
 
 
 def test_cells_share_a_drawn_variation_seed():
@@ -138,11 +139,27 @@ def test_bad_cells_are_told():
 
 
 def test_names_are_names_of_files():
-    words = ["a/b:c", "a b c", "x" * 100, "x" * 101, "été 苹果"]
+    words = [
+        "a/b:c",
+        "a b c",
+        "x" * 100,
+        "x" * 101,
+        "été_苹果",
+        "A B C",
+        "$(a) & 'b'?#%+=;~*",
+        "苹" * 90,
+        "-1",
+        "1",
+        "..",
+    ]
     grid = Grid(base=Request(image="in.png", prompt=""), x=parse_axis("prompt=" + ",".join(words)))
     names = grid.names()
-    assert names[:2] == ["prompt=a_b_c", "prompt=a_b_c~1"] and names[4] == "prompt=été_苹果"
-    assert len(set(names)) == 5 and all(len(name) < 70 for name in names)
+    assert names[:2] == ["prompt-a-b-c", "prompt-a-b-c~1"] and names[4:7] == [
+        "prompt-été-苹果", "prompt-A-B-C~5", "prompt-a-b",
+    ]  # fmt: skip
+    assert names[-3:] == ["prompt--1", "prompt-1", "prompt"]
+    assert len({name.casefold() for name in names}) == len(words), "the capitals of some disks are all the same"
+    assert all(len(name.encode()) < 70 and re.fullmatch(r"prompt[\w.~-]*", name) for name in names)
 
 
 # the drawing
@@ -257,11 +274,11 @@ def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here)
     assert out.splitlines()[-1] == "out/table.png: 6 pictures of out/table"
     drawn = images.load("out/table.png").pixels
     names = sorted(path.name for path in (here / "out" / "table").iterdir())
-    assert names == sorted(f"strength={x},seed={y}.png" for x in ("0.5", "1") for y in (1, 2, 3))
+    assert names == sorted(f"strength-{x}_seed-{y}.png" for x in ("0.5", "1") for y in (1, 2, 3))
     for name in names:
         record = provenance.read(here / "out" / "table" / name)
         request = record["request"]
-        assert name == f"strength={request['strength']:g},seed={request['seed']}.png"
+        assert name == f"strength-{request['strength']:g}_seed-{request['seed']}.png"
         assert images.sha256(images.load(here / "out" / "table" / name).pixels) == record["pixels"]["sha256"]
     assert drawn.shape[0] > 3 * 256 and drawn.shape[1] > 2 * 256
 
@@ -277,7 +294,7 @@ def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here)
         (["--x", "seed=1..4", "-o", "in.jpg.png"], 2, "in.jpg is in the way of the folder of pictures"),
         (["--x", "seed=1..4", "-o", "a.gif"], 2, "a picture's name must end in .png"),
         (["--x", "seed=0..99", "--cell", "960"], 2, "100 x 1 pictures of 960 pixels are more than 89 megapixels"),
-        (["--x", "seed=0..63", "-o", "a.webp"], 2, "a picture of shape ("),
+        (["--x", "seed=0..63", "-o", "a.webp"], 2, "a WEBP file has at most 16383 pixels a side, got "),
     ],
 )
 def test_bad_grids_are_told_before_weights_are_read(capsys, monkeypatch, tiny_folder, here, arguments, code, sentence):
@@ -302,8 +319,8 @@ def test_a_grid_that_fails_keeps_the_pictures_it_had(capsys, tiny_folder, here, 
         capsys, "grid", "in.png", "a cat", "--x", "seed=1,2", "--model", tiny_folder, "-o", "a.png", "--quiet"
     )
     assert code == 70 and err == "error: the device failed: the device is gone\n"
-    assert sorted(path.name for path in here.rglob("*.*")) == ["in.png", "seed=1.png"]
-    assert json.loads(images.read_text("a/seed=1.png")["ssd1b"])["request"]["seed"] == 1
+    assert sorted(path.name for path in here.rglob("*.*")) == ["in.png", "seed-1.png"]
+    assert json.loads(images.read_text("a/seed-1.png")["ssd1b"])["request"]["seed"] == 1
 
 
 def test_pictures_that_fail_are_blank_cells(capsys, tiny_folder, here, monkeypatch):
@@ -323,6 +340,6 @@ def test_pictures_that_fail_are_blank_cells(capsys, tiny_folder, here, monkeypat
     rows, columns = np.flatnonzero(blank.sum(axis=1) >= 256), np.flatnonzero(blank.sum(axis=0) >= 256)
     top, left = rows.min(), columns.min()
     assert blank[top : top + 256, left : left + 256].all()
-    picture = images.resize(images.load("a/seed=2.png").pixels, 256, 256, "stretch")
+    picture = images.resize(images.load("a/seed-2.png").pixels, 256, 256, "stretch")
     beside = np.lib.stride_tricks.sliding_window_view(drawn[top : top + 258], (256, 256), axis=(0, 1))
     assert (beside[:, left + 256 : left + 270] == picture.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any()
