@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ssd1b_jax import images, provenance
+from ssd1b_jax import images, provenance, saving
 from ssd1b_jax.request import Request
 
 
@@ -51,13 +51,15 @@ class Result:
         metadata: bool = True,
         sidecar: bool = False,
         embed_input: bool = False,
-    ) -> tuple[str, ...]:
+    ) -> saving.Saved:
         """Write a PNG, JPEG or WebP by the suffix, whole or not at all; `upscale` enlarges it (Lanczos).
 
         `metadata` tells in the file how it was made, `sidecar` in a JSON file beside it. With
         `embed_input` a PNG also holds the input (and mask), at the size that was made: the file
-        alone suffices to make the picture again. What is too long for a JPEG goes to the sidecar;
-        returns notes, sentences for the user about that.
+        alone suffices to make the picture again. What is too long for a JPEG goes to the sidecar.
+        Returns what was written: `picture`, `sidecar` (None if there is none), and `notes`, sentences
+        for the user about what had no room. Raises ImageError or SaveError; a file that is no
+        sidecar of ours is never replaced by one.
         """
         how = dict(upscale=upscale, metadata=metadata, sidecar=sidecar, embed_input=embed_input)
-        return provenance.save(self.pixels, path, self.provenance, self.request, **how)
+        return saving.save(self.pixels, path, self.provenance, self.request, **how)
