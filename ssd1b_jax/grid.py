@@ -237,7 +237,7 @@ def _stems(axis: Axis) -> list[str]:
     """
     stems, taken = [], set()
     for word in axis.words():
-        said = re.sub(r"[^\w.-]+|_", "-", f"{axis.name}-{word}")
+        said = "-".join(re.sub(r"[^\w.-]|_", " ", f"{axis.name} {word}").split())
         stem = said.encode("utf-8", "replace")[:60].decode("utf-8", "ignore").rstrip(".-")
         stems.append(f"{stem}~{len(stems)}" if stem.casefold() in taken else stem)
         taken.add(stems[-1].casefold())
