@@ -48,6 +48,7 @@ def test_img2img_writes_the_picture_and_says_what_it_did(capsys, tiny_folder, he
     assert images.load("out.png").pixels.shape == (tiny.SIZE, tiny.SIZE, 3)
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_more_pictures_are_named_by_seed_and_enlarged_when_asked(capsys, tiny_folder, here):
     arguments = ("--model", tiny_folder, "--seed", 7, "--num-images", 2, "--upscale", 3, "--quiet")
     code, out, _ = run(capsys, "img2img", "in.png", "a cat", *arguments)
@@ -58,6 +59,7 @@ def test_more_pictures_are_named_by_seed_and_enlarged_when_asked(capsys, tiny_fo
     assert (here / "b-7.webp").exists() and (here / "b-8.webp").exists()
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_a_dropped_part_of_the_picture_is_noted(capsys, tiny_folder, here):
     images.to_pil(np.zeros((8, 8, 3), np.uint8)).convert("LA").save("clear.png")
     clear = images.to_pil(np.zeros((8, 8, 3), np.uint8)).convert("RGBA")
@@ -126,6 +128,7 @@ def test_an_unknown_model_is_told(capsys, here):
     assert code == 2 and err.startswith("error: no model folder at 'sdxl'") and err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_a_full_disk_has_its_own_code(capsys, tiny_folder, here, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -209,6 +212,7 @@ def test_help_is_readable(capsys, command):
     assert exit.value.code == 0 and max(map(len, out.splitlines())) <= 100 and "None" not in out
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_metadata_is_written_as_asked(capsys, tiny_folder, here):
     arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--seed", 1, "--quiet")
     assert run(capsys, *arguments, "-o", "a.png", "--sidecar", "--embed-input")[0] == 0
@@ -219,6 +223,7 @@ def test_metadata_is_written_as_asked(capsys, tiny_folder, here):
     assert sorted(path.name for path in here.iterdir()) == ["a.json", "a.png", "b.jpg", "in.png"]
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_what_a_jpeg_has_no_room_for_is_kept_beside_it(capsys, tiny_folder, here):
     arguments = ("--model", tiny_folder, "--quiet", "-o", "a.jpg")
     code, _, err = run(capsys, "img2img", "in.png", "cat " * 20_000, *arguments)
@@ -228,6 +233,7 @@ def test_what_a_jpeg_has_no_room_for_is_kept_beside_it(capsys, tiny_folder, here
     assert provenance.read("a.jpg")["request"]["prompt"] == "cat " * 20_000
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_pictures_that_vary_have_names_of_their_own(capsys, tiny_folder, here):
     arguments = ("--model", tiny_folder, "--seed", 7, "--num-images", 2, "--quiet")
     code, _, _ = run(
@@ -236,6 +242,7 @@ def test_pictures_that_vary_have_names_of_their_own(capsys, tiny_folder, here):
     assert code == 0 and sorted(path.name for path in here.iterdir()) == ["in-7-1.png", "in-7-2.png", "in.png"]
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_a_drawn_variation_seed_is_said(capsys, tiny_folder):
     arguments = ("--model", tiny_folder, "--seed", 7, "--variation-strength", 0.25, "-o", "a.png", "--quiet")
     code, out, _ = run(capsys, "img2img", "in.png", "a cat", *arguments)

@@ -266,6 +266,7 @@ def test_ink_is_as_wide_as_it_says_and_one_height():
 # the command
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here):
     arguments = ("--x", "strength=0.5,1", "--y", "seed=1..3", "--model", tiny_folder, "-o", "out/table.png", "--quiet")
     (here / "out").mkdir()
@@ -306,6 +307,7 @@ def test_bad_grids_are_told_before_weights_are_read(capsys, monkeypatch, tiny_fo
     assert sorted(here.iterdir()) == before
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_a_grid_that_fails_keeps_the_pictures_it_had(capsys, tiny_folder, here, monkeypatch):
     made = pipeline.Pipeline.stream
 
@@ -323,6 +325,7 @@ def test_a_grid_that_fails_keeps_the_pictures_it_had(capsys, tiny_folder, here, 
     assert json.loads(images.read_text("a/seed-1.png")["ssd1b"])["request"]["seed"] == 1
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_pictures_that_fail_are_blank_cells(capsys, tiny_folder, here, monkeypatch):
     made = pipeline.Pipeline.stream
 

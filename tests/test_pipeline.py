@@ -70,9 +70,8 @@ def eight(tiny_model):
 def test_any_number_of_devices_gives_the_same_pixels(on_one_device, eight, tiny_model):
     assert len(set(on_one_device)) == len(on_one_device), "the requests must differ for this to say anything"
     assert digest(eight.generate(mixture())) == on_one_device
-    for count in (2, 4):
-        some = Pipeline(tiny_model, devices=jax.devices()[-count:]).generate(mixture()[:3])
-        assert digest(some) == on_one_device[:3]
+    some = Pipeline(tiny_model, devices=jax.devices()[-3:]).generate(mixture()[:5])
+    assert digest(some) == on_one_device[:5]
 
 
 def test_order_and_neighbours_change_nothing(on_one_device, eight):

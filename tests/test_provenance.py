@@ -19,7 +19,7 @@ import test_lora
 import tiny
 from PIL import Image
 
-from ssd1b_jax import Pipeline, Request, SaveError, cli, images, provenance, replay, saving
+from ssd1b_jax import Request, SaveError, cli, images, provenance, replay, saving
 from ssd1b_jax.provenance import LABELS, ProvenanceError
 from ssd1b_jax.solvers import SAMPLERS, canonical
 
@@ -38,14 +38,10 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-make_pipeline = functools.cache(Pipeline.from_pretrained)
-
-
 @pytest.fixture
-def pipe(tiny_folder, monkeypatch):
-    """The one that replays make and use too: once for all tests."""
-    monkeypatch.setattr(Pipeline, "from_pretrained", make_pipeline)
-    return make_pipeline(str(tiny_folder), dtype="float32", per_device=1)
+def pipe(tiny_pipe, commands_use_tiny_pipe):
+    """The one that replays use too."""
+    return tiny_pipe
 
 
 @pytest.fixture
@@ -350,7 +346,7 @@ def test_every_setting_is_made_again(capsys, pipe, here):
     assert run(capsys, "replay", "a.png", *given) == (0, "a.png: made again, all pixels are identical\n", "")
 
 
-def test_a_picture_with_a_lora_is_made_again(capsys, tiny_folder, here):
+def test_a_picture_with_a_lora_is_made_again(capsys, pipe, tiny_folder, here):
     """All by the command line; the weights that the LoRA changes are those of test_lora."""
     test_lora.write(here / "style.safetensors", test_lora.kohya(tiny.tiny_config()).items())
     arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--seed", 1, "--quiet")
