@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from ssd1b_jax.devices import Devices
 from ssd1b_jax.training import autoencoder, data, denoiser, doodles, evaluate, loop, vocabulary
 from ssd1b_jax.training.things import BACKGROUNDS, COLORS, NAMES, THINGS, caption, is_held_out, prompt
 
@@ -154,8 +155,11 @@ def test_the_learning_rate_rises_stays_and_falls():
 
 
 @pytest.mark.slow
-def test_every_network_learns(source, pictures, tmp_path):
+def test_every_network_learns(source, pictures, tmp_path, monkeypatch):
     """Some steps of each stage on a model of 8 channels: losses fall, and the encoders learn with the UNet."""
+    monkeypatch.setattr(
+        loop, "Devices", lambda: Devices(jax.devices()[:2])
+    )  # of eight, each would repeat the optimizer
     names = data.load_names(source)
     model = tiny.tiny_config()
     vocabulary.save(tmp_path, names, size=model.text_encoder.vocab_size, length=16)
