@@ -157,9 +157,8 @@ def test_the_learning_rate_rises_stays_and_falls():
 @pytest.mark.slow
 def test_every_network_learns(source, pictures, tmp_path, monkeypatch):
     """Some steps of each stage on a model of 8 channels: losses fall, and the encoders learn with the UNet."""
-    monkeypatch.setattr(
-        loop, "Devices", lambda: Devices(jax.devices()[:2])
-    )  # of eight, each would repeat the optimizer
+    # On eight, each would repeat the optimizer's work.
+    monkeypatch.setattr(loop, "Devices", lambda: Devices(jax.devices()[:2]))
     names = data.load_names(source)
     model = tiny.tiny_config()
     vocabulary.save(tmp_path, names, size=model.text_encoder.vocab_size, length=16)
