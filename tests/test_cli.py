@@ -123,6 +123,22 @@ def test_settings_out_of_range_are_told_before_the_weights_are_read(
     assert err.startswith(f"error: {sentence}") and err.count("\n") == 1
 
 
+def test_files_that_could_not_be_written_are_told_before_the_weights_are_read(
+    capsys, no_model, tiny_folder, here, monkeypatch
+):
+    monkeypatch.setitem(images._ENCODERS, ".webp", ("WEBP", 100, {}))  # as if made for small models
+    (here / "a.json").write_text("precious")
+    arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder)
+    code, out, err = run(capsys, *arguments, "-o", "a.webp", "--upscale", 4)
+    assert (code, out) == (2, "")
+    assert err == "error: a WEBP file has at most 100 pixels a side, got 128 x 128: make it a .png\n"
+    code, out, err = run(capsys, *arguments, "-o", "a.png", "--sidecar")
+    assert (code, out) == (3, "") and err.startswith(
+        "error: a.json: cannot be saved: a file is there that is no record"
+    )
+    assert sorted(path.name for path in here.iterdir()) == ["a.json", "in.png"]
+
+
 def test_an_unknown_model_is_told(capsys, here):
     code, _, err = run(capsys, "img2img", "in.png", "a cat", "--model", "sdxl")
     assert code == 2 and err.startswith("error: no model folder at 'sdxl'") and err.count("\n") == 1
