@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ssd1b_jax.arguments import Parser
 from ssd1b_jax.choices import DTYPES
 
 EPILOG = """
@@ -31,9 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="ssd1b-convert", description=__doc__, epilog=EPILOG, formatter_class=formatter
-    )
+    parser = Parser(prog="ssd1b-convert", description=__doc__, epilog=EPILOG, formatter_class=formatter)
     parser.add_argument("source", metavar="SOURCE", help="what to convert; with --to-diffusers, a model folder")
     parser.add_argument("target", metavar="TARGET", type=Path, help="folder to write; must not exist, or be empty")
     parser.add_argument(

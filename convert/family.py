@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,35 @@ HUB = {
 # What shapes do not say, and all of the family share.
 HEAD_WIDTH, CLIP_HEAD_WIDTH, NORM_GROUPS, EMBEDDED_IDS = 64, 64, 32, 6
 MOST_LAYERS, LARGEST = 128, 1 << 17  # layers, and the length of an axis, beyond which a file is no model
+
+
+class _Layout(NamedTuple):
+    """What a text encoder's tensors are called, and the activation that goes with the names."""
+
+    tokens: str
+    positions: str
+    layers: str
+    widening: str  # of each layer's two linear maps, the first
+    projection: str | None
+    activation: str
+
+
+CLIP = _Layout(
+    tokens="text_model.embeddings.token_embedding.weight",
+    positions="text_model.embeddings.position_embedding.weight",
+    layers="text_model.encoder.layers",
+    widening="mlp.fc1",
+    projection=None,
+    activation="quick_gelu",
+)
+OPEN_CLIP = _Layout(
+    tokens="token_embedding.weight",
+    positions="positional_embedding",
+    layers="transformer.resblocks",
+    widening="mlp.c_fc",
+    projection="text_projection",
+    activation="gelu",
+)
 
 # The first that matches names the family of a file that is none of SDXL's: a pattern that a name must match.
 _OTHERS = {
@@ -66,8 +96,8 @@ def infer(tensors: list[tuple[str, np.ndarray]]) -> ModelConfig:
     readers = {
         "unet": lambda unet: _unet(unet, below["text_encoder_2"]),
         "vae": _vae,
-        "text_encoder": _clip,
-        "text_encoder_2": _open_clip,
+        "text_encoder": lambda text: _clip(text, CLIP),
+        "text_encoder_2": lambda text: _clip(text, OPEN_CLIP),
     }
     parts, missing = {}, set()
     try:
@@ -165,30 +195,17 @@ def _vae(shapes: "_Shapes") -> VAEConfig:
     )
 
 
-def _clip(shapes: "_Shapes") -> CLIPTextConfig:
-    vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
+def _clip(shapes: "_Shapes", layout: _Layout) -> CLIPTextConfig:
+    vocabulary, width = shapes[layout.tokens]
     return CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
-        intermediate_size=shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
-        num_hidden_layers=_few(shapes.count(r"text_model\.encoder\.layers\.(\d+)\.")),
+        intermediate_size=shapes[f"{layout.layers}.0.{layout.widening}.weight"][0],
+        num_hidden_layers=_few(shapes.count(rf"{re.escape(layout.layers)}\.(\d+)\.")),
         num_attention_heads=width // CLIP_HEAD_WIDTH,
-        hidden_act="quick_gelu",
-        max_position_embeddings=shapes["text_model.embeddings.position_embedding.weight"][0],
-    )
-
-
-def _open_clip(shapes: "_Shapes") -> CLIPTextConfig:
-    vocabulary, width = shapes["token_embedding.weight"]
-    return CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
-        num_hidden_layers=_few(shapes.count(r"transformer\.resblocks\.(\d+)\.")),
-        num_attention_heads=width // CLIP_HEAD_WIDTH,
-        hidden_act="gelu",
-        max_position_embeddings=shapes["positional_embedding"][0],
-        projection_dim=shapes["text_projection"][1],
+        hidden_act=layout.activation,
+        max_position_embeddings=shapes[layout.positions][0],
+        projection_dim=None if layout.projection is None else shapes[layout.projection][1],
     )
 
 

@@ -16,7 +16,7 @@ _HOMES = {
     "NonFiniteError": "pipeline",
     "Request": "request",
     "RequestError": "request",
-    "Result": "request",
+    "Result": "result",
     "ImageError": "images",
     "SaveError": "files",
     "ModelError": "checkpoint",

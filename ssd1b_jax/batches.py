@@ -15,11 +15,12 @@ from jaxtyping import Int
 from ssd1b_jax import images, masks, noise, prompts, provenance, sampler, solvers
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.devices import Devices
-from ssd1b_jax.prompts import Chunks
+from ssd1b_jax.prompts import Chunks, shorten
 from ssd1b_jax.request import Request
 from ssd1b_jax.stages import Guidance, Inputs, KeyNoise, Prompt, StackedNoise
 from ssd1b_jax.tokenizer import PromptTokenizer
 
+MAX_NOTE = 120  # characters of one that quotes a prompt
 STACK = 64  # rows of host-made noise at least, so that few programs serve all step counts
 
 
@@ -109,7 +110,7 @@ class Batcher:
     def plan(self, index: int, request: Request) -> Job:
         """The request, resolved and tokenized. Raises RequestError."""
         request = request.resolve(self.config)
-        table, notes = request.table(self.config), []
+        table, notes = request.table(self.config), [*request.notes]
         texts = [("prompt", request.prompt, request.prompt_2)]
         if request.guided:
             texts.insert(0, ("negative prompt", request.negative_prompt, request.negative_prompt_2))
@@ -117,11 +118,12 @@ class Batcher:
         chunks = max(len(chunked.ids) for both in encoded for chunked in both)
         stacked = request.noise != "jax" and table.draws.any()
         rows = max(STACK, 1 << (table.calls - 1).bit_length()) if stacked else 0
+        loras = tuple(used for used in request.loras.items() if used[1])
         return Job(
             index=index,
             request=request,
             table=table,
-            program=Program(request.width, request.height, request.guided, chunks, rows, tuple(request.loras.items())),
+            program=Program(request.width, request.height, request.guided, chunks, rows, loras),
             prompts=tuple(tuple(prompts.pad(chunked, chunks) for chunked in both) for both in encoded),
             notes=tuple(notes),
         )
@@ -159,7 +161,7 @@ class Batcher:
         )
         dropped = max(first.dropped, second.dropped, key=len)
         if dropped:
-            notes.append(f"the {name} is too long for the model, this was left out: {dropped!r}")
+            notes.append(shorten(f"the {name} is too long for the model, left out: {dropped!r}", MAX_NOTE))
         return first, second
 
     def _column(self, job: Job) -> Column:

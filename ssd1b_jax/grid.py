@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from ssd1b_jax import images, noise
-from ssd1b_jax.choices import SHORT
+from ssd1b_jax.choices import SHORT, nearest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.figure import Edge, Figure, thumbnail
 from ssd1b_jax.provenance import SOURCES
@@ -60,8 +60,14 @@ def parse_axis(said: str) -> Axis:
     if not setting.startswith(LORA):
         setting = setting.removeprefix("--").replace("-", "_")
         setting = next((field for field, short in SHORT.items() if short == setting), setting)
-    if not equals or setting == "loras" or not (setting in _FIELDS or setting.startswith(LORA)):
+    if not equals:
         raise GridError(f"an axis is SETTING=VALUES, as in strength=0.3,0.5,0.7 or seed=1..4, got {said!r}")
+    if setting == "loras":
+        raise GridError(f"an axis is the scale of one LoRA, as in {LORA}NAME=0,0.5,1, got {said!r}")
+    if setting not in _FIELDS and not setting.startswith(LORA):
+        near = nearest(setting, [*(_FIELDS.keys() - {"loras"}), *SHORT.values()])
+        hint = f"did you mean {near}?" if near else "see ssd1b grid --help"
+        raise GridError(f"no setting is named {name.strip()!r}: {hint}")
     kind = float if setting.startswith(LORA) else _kind(_FIELDS[setting].type)
     try:
         (items,) = csv.reader([listed], skipinitialspace=True, strict=True)
@@ -182,9 +188,9 @@ class Grid:
         return self.y.applied(request, y) if self.y else request
 
     def names(self) -> list[str]:
-        """A file name without suffix for each cell."""
+        """A file name without suffix for each cell, such as strength-0.5_seed-1; see `_stems`."""
         columns = _stems(self.x)
-        return [f"{column},{row}" for row in _stems(self.y) for column in columns] if self.y else columns
+        return [f"{column}_{row}" for row in _stems(self.y) for column in columns] if self.y else columns
 
     def figure(self, requests: Sequence[Request], model: str, cell: int) -> Figure:
         """What is drawn around the pictures of `requests`, the largest side of all `cell` pixels long.
@@ -225,9 +231,14 @@ class Grid:
 
 
 def _stems(axis: Axis) -> list[str]:
-    """Names of files that say the setting and its value, as far as names of files can."""
-    stems = []
+    """The setting and each value as names of files can say them: in letters, digits, hyphens and dots.
+
+    So neither a shell nor a URL takes a character for its own. Those of one axis differ in more than capitals.
+    """
+    stems, taken = [], set()
     for word in axis.words():
-        stem = re.sub(r"[^\w.+=-]+", "_", f"{axis.name}={word}")[:60]
-        stems.append(stem if stem not in stems else f"{stem}~{len(stems)}")
+        said = "-".join(re.sub(r"[^\w.-]|_", " ", f"{axis.name} {word}").split())
+        stem = said.encode("utf-8", "replace")[:60].decode("utf-8", "ignore").rstrip(".-")
+        stems.append(f"{stem}~{len(stems)}" if stem.casefold() in taken else stem)
+        taken.add(stems[-1].casefold())
     return stems

@@ -40,8 +40,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 _TOO_LARGE = f"has more than {MAX_PIXELS // 10**6} megapixels, make it smaller first"
 MAX_UPSCALE = 8
 RESIZE_MODES = ("crop", "pad", "stretch")
-_JPEG = ("JPEG", {"quality": 95, "subsampling": 0})
-_ENCODERS = {".png": ("PNG", {}), ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": ("WEBP", {"quality": 95})}
+_JPEG = ("JPEG", 65_500, {"quality": 95, "subsampling": 0})  # format, longest side in pixels, how it is written
+_ENCODERS = {".png": ("PNG", 2**31 - 1, {}), ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": ("WEBP", 16_383, {"quality": 95})}
 
 
 class ImageError(ValueError):
@@ -54,9 +54,6 @@ class Loaded(NamedTuple):
     pixels: Pixels
     notes: tuple[str, ...]
     sha256: str
-
-
-# In
 
 
 def load(source: Source) -> Loaded:
@@ -269,7 +266,7 @@ def encode(pixels: Pixels, suffix: str, text: Text | None = None, attached: Chun
     of the names given. The others have the text named "parameters" as EXIF UserComment, where A1111
     looks for it, and other text as XMP. Raises ImageError for another suffix, or what has no room.
     """
-    form, options = _encoder(suffix)
+    form, options = _encoder(suffix, *pixels.shape[1::-1])
     if attached and form != "PNG":
         raise ImageError(f"the input can be embedded in a PNG only, got {suffix!r}")
     try:
@@ -281,10 +278,13 @@ def encode(pixels: Pixels, suffix: str, text: Text | None = None, attached: Chun
     return file.getvalue()
 
 
-def _encoder(suffix: str) -> tuple[str, dict]:
+def _encoder(suffix: str, width: int, height: int) -> tuple[str, dict]:
     if suffix.lower() not in _ENCODERS:
         raise ImageError(f"a picture's name must end in {', '.join(_ENCODERS)}, got {suffix!r}")
-    return _ENCODERS[suffix.lower()]
+    form, longest, options = _ENCODERS[suffix.lower()]
+    if max(width, height) > longest:
+        raise ImageError(f"a {form} file has at most {longest} pixels a side, got {width} x {height}: make it a .png")
+    return form, options
 
 
 def _png_info(text: Text, attached: Chunks) -> dict[str, PngInfo]:
@@ -296,9 +296,9 @@ def _png_info(text: Text, attached: Chunks) -> dict[str, PngInfo]:
     return {"pnginfo": info}
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise what `save` would raise for this name and folder, before there is a picture to lose."""
-    _encoder(Path(path).suffix)
+def check_writable(path: str | os.PathLike[str], width: int = 1, height: int = 1) -> None:
+    """Raise what `save` would raise for this name, size and folder, before there is a picture to lose."""
+    _encoder(Path(path).suffix, width, height)
     files.check_place(path)
 
 

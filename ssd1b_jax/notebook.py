@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ssd1b_jax import images
-from ssd1b_jax.request import Result
+from ssd1b_jax.result import Result
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 

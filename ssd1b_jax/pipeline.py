@@ -18,7 +18,8 @@ from ssd1b_jax.config import VAEConfig
 from ssd1b_jax.devices import Devices, enable_compilation_cache
 from ssd1b_jax.models import lay_out
 from ssd1b_jax.overlap import ahead
-from ssd1b_jax.request import Request, RequestError, Result, repeat
+from ssd1b_jax.request import Request, RequestError, check_names, repeat
+from ssd1b_jax.result import Result
 from ssd1b_jax.stages import ORDER, Stages, part_dtypes
 from ssd1b_jax.tokenizer import PromptTokenizer
 
@@ -137,6 +138,7 @@ class Pipeline:
         self, *, num_images: int = 1, on_progress: Callable[[Progress], None] | None = None, **settings
     ) -> Result | list[Result]:
         """Make one picture from a Request's fields, or a list of `num_images` with successive seeds."""
+        check_names(settings, "num_images", "on_progress")
         requests = repeat(Request(**settings).resolve(self.config), num_images)
         results = self.generate(requests, on_progress=on_progress)
         return results[0] if num_images == 1 else results

@@ -163,6 +163,11 @@ def _tokens(tokenizer: PromptTokenizer, piece: Piece) -> Iterator[_Token]:
         yield _Token(id, piece.weight, piece.places[start])
 
 
+def shorten(text: str, length: int) -> str:
+    """Text cut to a length, with an ellipsis for what is missing."""
+    return text if len(text) <= length else f"{text[: length - 2].rstrip()} …"
+
+
 def pad(chunks: Chunks, count: int) -> Chunks:
     """The same prompt in `count` chunks or more: empty ones are added, as to an empty prompt."""
     missing = max(count - len(chunks.ids), 0)

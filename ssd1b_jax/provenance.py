@@ -30,11 +30,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssd1b_jax import files, images, masks
+from ssd1b_jax import images
 from ssd1b_jax.checkpoint import Manifest
-from ssd1b_jax.metadata import PARAMETERS, fitting
 
 FORMAT = 1
+MAX_PER_DEVICE = 1024  # of a record: a replay makes room for as many
 KEY = "ssd1b"
 SOURCES = {"image": "inPt", "mask": "maSk"}  # a Request's pictures, and the PNG chunks that embed them
 PACKAGES = ("ssd1b_jax", "jax", "jaxlib", "flax", "numpy", "pillow")
@@ -137,62 +137,9 @@ def dumps(record: Mapping[str, Any], indent: int | None = None) -> str:
     return json.dumps(record, sort_keys=True, indent=indent, separators=separators)
 
 
-def save(
-    pixels: images.Pixels,
-    path: str | Path,
-    record: Mapping[str, Any],
-    request: Any,
-    *,
-    upscale: int = 1,
-    metadata: bool = True,
-    sidecar: bool = False,
-    embed_input: bool = False,
-) -> tuple[str, ...]:
-    """Write a result's picture, and what made it where it is wanted; see `Result.save`. Returns notes."""
-    check_save(path, metadata=metadata, embed_input=embed_input)
-    enlarged = images.upscale(pixels, upscale)
-    written = dict(name=Path(path).name, upscale=upscale, sha256=images.sha256(enlarged))
-    record = {**record, "written": written}
-    text = {PARAMETERS: parameters(record), KEY: dumps(record)} if metadata else {}
-    fits = fitting(text) if Path(path).suffix.lower() in (".jpg", ".jpeg") else text
-    images.save(enlarged, path, fits, _prepared(record, request) if embed_input else None)
-    left_out = text.keys() - fits.keys()
-    if sidecar or KEY in left_out:
-        files.write(sidecar_path(path), f"{dumps(record, indent=1)}\n".encode())
-    notes = {
-        PARAMETERS: "the settings are too long for a JPEG's EXIF, where other programs look for them",
-        KEY: f"the record of how it was made is too long for a JPEG: it is in {sidecar_path(path)}",
-    }
-    return tuple(note for key, note in notes.items() if key in left_out)
-
-
-def check_save(path: str | Path, *, metadata: bool = True, embed_input: bool = False) -> None:
-    """Raise what `save` would raise for this name, folder and choice, before there is a picture to lose."""
-    images.check_writable(path)
-    if embed_input and not metadata:
-        raise images.ImageError("the input is embedded along with the metadata: leave out one of the two wishes")
-    if embed_input and Path(path).suffix.lower() != ".png":
-        raise images.ImageError(f"the input can be embedded in a PNG only, got {Path(path).name!r}")
-
-
 def sidecar_path(path: str | Path) -> Path:
     """Where the record of a picture's file lies, if beside it."""
     return Path(path).with_suffix(".json")
-
-
-def _prepared(record: Mapping[str, Any], request: Any) -> dict[str, bytes]:
-    """The request's pictures as PNGs of the size made; a mask is first laid over the image."""
-    chunks, image = {}, record["request"]["image"]
-    for name, chunk in SOURCES.items():
-        if not record["request"].get(name):
-            continue
-        loaded = images.load(getattr(request, name))
-        if loaded.sha256 != record["request"][name]["sha256"]:
-            raise images.ImageError(f"the {name} has changed since the picture was made, it cannot be embedded")
-        laid = masks.lay_over(loaded.pixels, image["height"], image["width"])
-        fitted = images.resize(laid, request.width, request.height, request.resize_mode)
-        chunks[chunk] = images.encode(fitted, ".png")
-    return chunks
 
 
 def embedded(path: str | Path) -> dict[str, bytes]:
@@ -238,6 +185,11 @@ def _parsed(said: str, path: Path) -> Record:
         if not 1 <= (upscale := record["written"]["upscale"]) <= images.MAX_UPSCALE:
             raise ProvenanceError(
                 f"{path}: its record says that it was enlarged {upscale} times, not 1 to {images.MAX_UPSCALE}"
+            )
+        if not 1 <= (count := record["per_device"]) <= MAX_PER_DEVICE:
+            raise ProvenanceError(
+                f"{path}: its record says that {count} pictures were made at a time on each device, not 1 to "
+                f"{MAX_PER_DEVICE}: it can't be made again"
             )
     except ProvenanceError:
         raise

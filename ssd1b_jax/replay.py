@@ -13,7 +13,8 @@ from ssd1b_jax import images, lora, provenance
 from ssd1b_jax.checkpoint import ModelError, read_manifest
 from ssd1b_jax.pipeline import Pipeline, Progress
 from ssd1b_jax.provenance import SOURCES, ProvenanceError
-from ssd1b_jax.request import Request, Result
+from ssd1b_jax.request import Request
+from ssd1b_jax.result import Result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,15 @@
-"""What a picture depends on (Request), what comes of it (Result), and every check between them."""
+"""What a picture depends on, and every check on it."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, no_type_check
+from typing import Any, TypeVar, no_type_check
 
 import numpy as np
 
-from ssd1b_jax import images, noise, provenance
-from ssd1b_jax.adapters import MAX_SCALE
-from ssd1b_jax.choices import NOISES
+from ssd1b_jax import images, noise
+from ssd1b_jax.choices import NOISES, SHORT, nearest
 from ssd1b_jax.config import SPACINGS, ModelConfig
 from ssd1b_jax.models.clip import max_clip_skip
 from ssd1b_jax.prompts import parse
@@ -20,7 +18,10 @@ from ssd1b_jax.solvers import Table, build, canonical
 MAX_SIDE = 4096
 MAX_AREA = 4  # times the model's own; beyond, attention needs more memory than there is
 MAX_GUIDANCE = 100.0
+MAX_SCALE = 10.0  # of a LoRA
 PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
+_SIZES = ("original_size", "crops_coords_top_left", "target_size")
+_Class = TypeVar("_Class", bound=type)
 
 
 class RequestError(ValueError):
@@ -47,7 +48,37 @@ _NUMBERS: Mapping[str, tuple[type, float, float, str]] = {
 }
 
 
+def _told_in_sentences(cls: _Class) -> _Class:
+    """The class, whose constructor raises RequestError for names that are unknown or missing; its signature stays."""
+    init = cls.__init__
+    needed = [
+        field.name for field in dataclasses.fields(cls) if field.default is field.default_factory is dataclasses.MISSING
+    ]
+
+    @functools.wraps(init)
+    def told(self, *values, **settings):
+        check_names(settings)
+        if not values and (missing := [name for name in needed if name not in settings]):
+            raise RequestError(f"{' and '.join(missing)} must be given")
+        init(self, *values, **settings)
+
+    cls.__init__ = told
+    return cls
+
+
+def check_names(names: Iterable[str], *others: str) -> None:
+    """Raise RequestError for a name that is neither a Request's nor one of the others."""
+    known = {name: name for name in (*(field.name for field in dataclasses.fields(Request)), *others)}
+    for name in names:
+        if name not in known:
+            spelled = known | {short: field for field, short in SHORT.items()}
+            near = nearest(name, spelled)
+            hint = f"did you mean {spelled[near]}?" if near else "see help(ssd1b_jax.Request)"
+            raise RequestError(f"no setting is named {name!r}: {hint}")
+
+
 @no_type_check  # of values, at run time: `resolve` does that, in sentences
+@_told_in_sentences
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """One picture to make. None means the model's own default, or for a seed a drawn one.
@@ -161,6 +192,23 @@ class Request:
         """Whether a resolved request uses guidance in any step."""
         return self.guidance_scale > 1
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about settings of a resolved request that were given, and have no effect beside the others."""
+        said = []
+        if self.mask is None and self.mask_blur:
+            said.append("mask_blur has no effect without a mask")
+        if self.variation_seed is not None and not self.variation_strength:
+            said.append("variation_seed has no effect at variation_strength 0")
+        if not self.guided:
+            given = [
+                name for name in ("negative_prompt", "negative_prompt_2", "guidance_rescale") if getattr(self, name)
+            ]
+            given += ["guidance_interval"] if self.guidance_interval != (0.0, 1.0) else []
+            given += [name for size in _SIZES if getattr(self, name := f"negative_{size}") != getattr(self, size)]
+            said += [f"{name} has no effect at guidance_scale 1" for name in given]
+        return tuple(said)
+
     def _check_choices(self) -> None:
         choices = dict(resize_mode=images.RESIZE_MODES, noise=NOISES, timestep_spacing=SPACINGS)
         for name, allowed in choices.items():
@@ -256,54 +304,3 @@ def repeat(request: Request, count: int) -> list[Request]:
     name = "variation_seed" if request.variation_strength else "seed"
     first = getattr(request, name)
     return [dataclasses.replace(request, **{name: (first + i) % 2**64}) for i in range(count)]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Result:
-    """A picture, and the resolved request that made it.
-
-    `pixels` is uint8 (height, width, 3); `steps_run` counts the steps that ran, fewer than asked
-    where strength is below 1; `seconds` is its share of its batch's wall time, compilation
-    included; `notes` are sentences for the user about what was dropped or cut; `made` is what
-    `provenance` can say before there are pixels.
-    """
-
-    pixels: np.ndarray = field(repr=False)
-    request: Request
-    steps_run: int
-    seconds: float
-    made: Mapping[str, Any] = field(repr=False)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def seed(self) -> int:
-        return self.request.seed
-
-    @property
-    def image(self):
-        """The picture as a Pillow image."""
-        return images.to_pil(self.pixels)
-
-    @functools.cached_property
-    def provenance(self) -> dict[str, Any]:
-        """Everything that made the picture, as plain JSON; see `provenance`."""
-        return provenance.with_pixels(self.made, self.pixels)
-
-    def save(
-        self,
-        path: str | Path,
-        *,
-        upscale: int = 1,
-        metadata: bool = True,
-        sidecar: bool = False,
-        embed_input: bool = False,
-    ) -> tuple[str, ...]:
-        """Write a PNG, JPEG or WebP by the suffix, whole or not at all; `upscale` enlarges it (Lanczos).
-
-        `metadata` tells in the file how it was made, `sidecar` in a JSON file beside it. With
-        `embed_input` a PNG also holds the input (and mask), at the size that was made: the file
-        alone suffices to make the picture again. What is too long for a JPEG goes to the sidecar;
-        returns notes, sentences for the user about that.
-        """
-        how = dict(upscale=upscale, metadata=metadata, sidecar=sidecar, embed_input=embed_input)
-        return provenance.save(self.pixels, path, self.provenance, self.request, **how)

@@ -1,5 +1,6 @@
 """Eight virtual devices for all tests, compiled programs shared between them, and a small random model."""
 
+import gc
 import tempfile
 from importlib.util import find_spec
 
@@ -17,6 +18,18 @@ jax.config.update("jax_num_cpu_devices", 8)
 if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="ssd1b_jax-tests-"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+MANY_PROGRAMS = 200  # of some ten megabytes each
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Between modules, once they are many: in all tests together they would take ten gigabytes."""
+    yield
+    if len(jax.devices()[0].client.live_executables()) > MANY_PROGRAMS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +52,17 @@ def tiny_pipe(tiny_model):
     from ssd1b_jax import Pipeline
 
     return Pipeline(tiny_model, devices=jax.devices()[:1])
+
+
+@pytest.fixture
+def commands_use_tiny_pipe(tiny_pipe, tiny_folder, monkeypatch):
+    """Whatever loads the small model as it is gets `tiny_pipe`, whose programs are compiled already."""
+    from ssd1b_jax import Pipeline
+
+    load = Pipeline.from_pretrained
+
+    def from_pretrained(model="emoji", *, dtype=None, per_device=1):
+        same = (str(model), dtype or "float32", per_device) == (str(tiny_folder), "float32", 1)
+        return tiny_pipe if same else load(model, dtype=dtype, per_device=per_device)
+
+    monkeypatch.setattr(Pipeline, "from_pretrained", from_pretrained)

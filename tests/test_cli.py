@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tiny
 
+from convert.__main__ import main as convert
 from ssd1b_jax import Request, cli, images, pipeline, provenance
 from ssd1b_jax.cli.settings import of_request
 from ssd1b_jax.solvers import SAMPLERS
+from ssd1b_jax.training.__main__ import main as train
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +48,7 @@ def test_img2img_writes_the_picture_and_says_what_it_did(capsys, tiny_folder, he
     assert images.load("out.png").pixels.shape == (tiny.SIZE, tiny.SIZE, 3)
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_more_pictures_are_named_by_seed_and_enlarged_when_asked(capsys, tiny_folder, here):
     arguments = ("--model", tiny_folder, "--seed", 7, "--num-images", 2, "--upscale", 3, "--quiet")
     code, out, _ = run(capsys, "img2img", "in.png", "a cat", *arguments)
@@ -56,6 +59,7 @@ def test_more_pictures_are_named_by_seed_and_enlarged_when_asked(capsys, tiny_fo
     assert (here / "b-7.webp").exists() and (here / "b-8.webp").exists()
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_a_dropped_part_of_the_picture_is_noted(capsys, tiny_folder, here):
     images.to_pil(np.zeros((8, 8, 3), np.uint8)).convert("LA").save("clear.png")
     clear = images.to_pil(np.zeros((8, 8, 3), np.uint8)).convert("RGBA")
@@ -119,11 +123,28 @@ def test_settings_out_of_range_are_told_before_the_weights_are_read(
     assert err.startswith(f"error: {sentence}") and err.count("\n") == 1
 
 
+def test_files_that_could_not_be_written_are_told_before_the_weights_are_read(
+    capsys, no_model, tiny_folder, here, monkeypatch
+):
+    monkeypatch.setitem(images._ENCODERS, ".webp", ("WEBP", 100, {}))  # as if made for small models
+    (here / "a.json").write_text("precious")
+    arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder)
+    code, out, err = run(capsys, *arguments, "-o", "a.webp", "--upscale", 4)
+    assert (code, out) == (2, "")
+    assert err == "error: a WEBP file has at most 100 pixels a side, got 128 x 128: make it a .png\n"
+    code, out, err = run(capsys, *arguments, "-o", "a.png", "--sidecar")
+    assert (code, out) == (3, "") and err.startswith(
+        "error: a.json: cannot be saved: a file is there that is no record"
+    )
+    assert sorted(path.name for path in here.iterdir()) == ["a.json", "in.png"]
+
+
 def test_an_unknown_model_is_told(capsys, here):
     code, _, err = run(capsys, "img2img", "in.png", "a cat", "--model", "sdxl")
     assert code == 2 and err.startswith("error: no model folder at 'sdxl'") and err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_a_full_disk_has_its_own_code(capsys, tiny_folder, here, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -207,6 +228,7 @@ def test_help_is_readable(capsys, command):
     assert exit.value.code == 0 and max(map(len, out.splitlines())) <= 100 and "None" not in out
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_metadata_is_written_as_asked(capsys, tiny_folder, here):
     arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--seed", 1, "--quiet")
     assert run(capsys, *arguments, "-o", "a.png", "--sidecar", "--embed-input")[0] == 0
@@ -217,6 +239,7 @@ def test_metadata_is_written_as_asked(capsys, tiny_folder, here):
     assert sorted(path.name for path in here.iterdir()) == ["a.json", "a.png", "b.jpg", "in.png"]
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_what_a_jpeg_has_no_room_for_is_kept_beside_it(capsys, tiny_folder, here):
     arguments = ("--model", tiny_folder, "--quiet", "-o", "a.jpg")
     code, _, err = run(capsys, "img2img", "in.png", "cat " * 20_000, *arguments)
@@ -226,12 +249,21 @@ def test_what_a_jpeg_has_no_room_for_is_kept_beside_it(capsys, tiny_folder, here
     assert provenance.read("a.jpg")["request"]["prompt"] == "cat " * 20_000
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_pictures_that_vary_have_names_of_their_own(capsys, tiny_folder, here):
     arguments = ("--model", tiny_folder, "--seed", 7, "--num-images", 2, "--quiet")
     code, _, _ = run(
         capsys, "img2img", "in.png", "a cat", *arguments, "--variation-seed", 1, "--variation-strength", 0.5
     )
     assert code == 0 and sorted(path.name for path in here.iterdir()) == ["in-7-1.png", "in-7-2.png", "in.png"]
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+def test_a_drawn_variation_seed_is_said(capsys, tiny_folder):
+    arguments = ("--model", tiny_folder, "--seed", 7, "--variation-strength", 0.25, "-o", "a.png", "--quiet")
+    code, out, _ = run(capsys, "img2img", "in.png", "a cat", *arguments)
+    drawn = provenance.read("a.png")["request"]["variation_seed"]
+    assert code == 0 and f", seed 7, variation seed {drawn} at 0.25, " in out
 
 
 def test_samplers_are_listed(capsys):
@@ -256,8 +288,53 @@ def test_a_reader_may_hang_up(arguments):
     assert (run.returncode, run.stderr) == (141, "")
 
 
-def test_usage_errors_exit_with_2(capsys):
+IMG2IMG = ["img2img", "in.png", "a cat"]
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "sentence", "command"),
+    [
+        (cli.main, [], "the following arguments are required: COMMAND", "ssd1b"),
+        (cli.main, ["img"], "argument COMMAND: invalid choice: 'img' (choose from ", "ssd1b"),
+        (cli.main, ["img2img", "in.png"], "the following arguments are required: PROMPT", "ssd1b img2img"),
+        (cli.main, [*IMG2IMG, "--strength", "high"], "argument --strength: a number is needed, got 'high'", None),
+        (cli.main, [*IMG2IMG, "--steps", "2.5"], "argument --steps: a whole number is needed, got '2.5'", None),
+        (cli.main, [*IMG2IMG, "--crop", "1", "x"], "argument --crop: a whole number is needed, got 'x'", None),
+        (cli.main, [*IMG2IMG, "--noise", "cuda"], "argument --noise: invalid choice: 'cuda'", None),
+        (cli.main, [*IMG2IMG, "--seed"], "argument --seed: expected one argument", None),
+        (cli.main, [*IMG2IMG, "--stregth", "0.5"], "unknown option --stregth: did you mean --strength?", None),
+        (cli.main, [*IMG2IMG, "--stregth=0.5"], "unknown option --stregth=0.5: did you mean --strength?", None),
+        (cli.main, [*IMG2IMG, "--xyzzy\nx"], "unknown option --xyzzy x", None),
+        (cli.main, [*IMG2IMG, "asleep"], "one argument too many: 'asleep'; quote text that has spaces", None),
+        (cli.main, ["--quiet", *IMG2IMG], "unknown option --quiet", "ssd1b"),
+        (cli.main, ["grid", "in.png", "a cat"], "the following arguments are required: --x", "ssd1b grid"),
+        (cli.main, ["replay"], "the following arguments are required: FILE", "ssd1b replay"),
+        (
+            cli.main,
+            ["replay", "a.png", "--modle", "b"],
+            "unknown option --modle: did you mean --model?",
+            "ssd1b replay",
+        ),
+        (cli.main, ["samplers", "all"], "one argument too many: 'all'", "ssd1b samplers"),
+        (cli.main, ["info", "--verfy"], "unknown option --verfy: did you mean --verify?", "ssd1b info"),
+        (cli.main, ["plan", "--size", "large"], "argument --size: must be a number of pixels, or ", "ssd1b plan"),
+        (convert, ["a"], "the following arguments are required: TARGET", "ssd1b-convert"),
+        (convert, ["a", "b", "--dtyp", "c"], "argument --dtype: invalid choice: 'c'", "ssd1b-convert"),
+        (convert, ["a", "b", "--tokenizer=c", "d"], "one argument too many: 'd'", "ssd1b-convert"),
+        (convert, ["--to-diffusers", "a", "b", "--revision", "c"], "--revision and --tokenizers do ", "ssd1b-convert"),
+        (train, [], "the following arguments are required: COMMAND", "python -m ssd1b_jax.training"),
+        (train, ["vae", "--step", "x"], "argument --steps: a whole ", "python -m ssd1b_jax.training vae"),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
+)
+def test_usage_errors_are_one_sentence_and_exit_with_2(capsys, main, arguments, sentence, command):
     with pytest.raises(SystemExit) as exit:
-        cli.main(["img2img", "in.png"])
-    assert exit.value.code == 2
-    assert "PROMPT" in capsys.readouterr().err
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (exit.value.code, out) == (2, "") and err.startswith(f"error: {sentence}")
+    assert err.endswith(f" (see {command or 'ssd1b img2img'} --help)\n") and err.count("\n") == 1
+
+
+def test_an_option_may_be_cut_short_and_values_may_be_negative():
+    parsed = cli._parser().parse_args([*IMG2IMG, "--stren", "0.5", "--seed", "-1"])
+    assert (parsed.strength, parsed.seed) == (0.5, -1)

@@ -1,6 +1,7 @@
 """Sweeps: what an axis says, which pictures it makes, and how the table looks."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -61,8 +62,11 @@ def test_axes(said, setting, values):
     ("said", "sentence"),
     [
         ("strength", "an axis is SETTING=VALUES, as in strength=0.3,0.5,0.7 or seed=1..4, got 'strength'"),
-        ("brightness=1,2", "an axis is SETTING=VALUES"),
-        ("loras=1,2", "an axis is SETTING=VALUES"),
+        ("brightness=1,2", "no setting is named 'brightness': see ssd1b grid --help"),
+        ("stregth=0.5", "no setting is named 'stregth': did you mean strength?"),
+        ("step=4,5", "no setting is named 'step': did you mean steps?"),
+        ("loras=1,2", "an axis is the scale of one LoRA, as in lora:NAME=0,0.5,1, got 'loras=1,2'"),
+        ("lora=1,2", "an axis is the scale of one LoRA"),
         ("seed=", "seed must have values"),
         ("seed=1,2,1", "seed must have values, and each once, got '1,2,1'"),
         ("seed=one", "seed: a number is needed, got 'one'"),
@@ -96,7 +100,7 @@ def test_cells_are_counted_row_by_row_and_share_a_seed():
         (2, 0.5), (2, 1.0), (3, 0.5), (3, 1.0), (4, 0.5), (4, 1.0),
     ]  # fmt: skip
     assert len({request.seed for request in requests}) == 1
-    assert grid.names()[:3] == ["strength=0.5,steps=2", "strength=1,steps=2", "strength=0.5,steps=3"]
+    assert grid.names()[:3] == ["strength-0.5_steps-2", "strength-1_steps-2", "strength-0.5_steps-3"]
 
 
 def test_cells_share_a_drawn_variation_seed():
@@ -135,11 +139,27 @@ def test_bad_cells_are_told():
 
 
 def test_names_are_names_of_files():
-    words = ["a/b:c", "a b c", "x" * 100, "x" * 101, "été 苹果"]
+    words = [
+        "a/b:c",
+        "a b c",
+        "x" * 100,
+        "x" * 101,
+        "été_苹果",
+        "A B C",
+        "$(a) & 'b'?#%+=;~*",
+        "苹" * 90,
+        "-1",
+        "1",
+        "..",
+    ]
     grid = Grid(base=Request(image="in.png", prompt=""), x=parse_axis("prompt=" + ",".join(words)))
     names = grid.names()
-    assert names[:2] == ["prompt=a_b_c", "prompt=a_b_c~1"] and names[4] == "prompt=été_苹果"
-    assert len(set(names)) == 5 and all(len(name) < 70 for name in names)
+    assert names[:2] == ["prompt-a-b-c", "prompt-a-b-c~1"] and names[4:7] == [
+        "prompt-été-苹果", "prompt-A-B-C~5", "prompt-a-b",
+    ]  # fmt: skip
+    assert names[-3:] == ["prompt--1", "prompt-1", "prompt"]
+    assert len({name.casefold() for name in names}) == len(words), "the capitals of some disks are all the same"
+    assert all(len(name.encode()) < 70 and re.fullmatch(r"prompt[\w.~-]*", name) for name in names)
 
 
 # the drawing
@@ -246,6 +266,7 @@ def test_ink_is_as_wide_as_it_says_and_one_height():
 # the command
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here):
     arguments = ("--x", "strength=0.5,1", "--y", "seed=1..3", "--model", tiny_folder, "-o", "out/table.png", "--quiet")
     (here / "out").mkdir()
@@ -254,11 +275,11 @@ def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here)
     assert out.splitlines()[-1] == "out/table.png: 6 pictures of out/table"
     drawn = images.load("out/table.png").pixels
     names = sorted(path.name for path in (here / "out" / "table").iterdir())
-    assert names == sorted(f"strength={x},seed={y}.png" for x in ("0.5", "1") for y in (1, 2, 3))
+    assert names == sorted(f"strength-{x}_seed-{y}.png" for x in ("0.5", "1") for y in (1, 2, 3))
     for name in names:
         record = provenance.read(here / "out" / "table" / name)
         request = record["request"]
-        assert name == f"strength={request['strength']:g},seed={request['seed']}.png"
+        assert name == f"strength-{request['strength']:g}_seed-{request['seed']}.png"
         assert images.sha256(images.load(here / "out" / "table" / name).pixels) == record["pixels"]["sha256"]
     assert drawn.shape[0] > 3 * 256 and drawn.shape[1] > 2 * 256
 
@@ -266,7 +287,7 @@ def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here)
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["--x", "brightness=1,2"], 2, "an axis is SETTING=VALUES"),
+        (["--x", "guidance=1,2"], 2, "no setting is named 'guidance': did you mean guidance_scale?"),
         (["--x", "strength=0.5,2"], 2, "strength must be in (0, 1], got 2"),
         (["--x", "image=in.png,missing.png"], 2, "missing.png: cannot be read: no such file or directory"),
         (["--x", "seed=1..4", "--cell", "5"], 2, "cell must be from 32 to 2048 pixels, got 5"),
@@ -274,7 +295,7 @@ def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here)
         (["--x", "seed=1..4", "-o", "in.jpg.png"], 2, "in.jpg is in the way of the folder of pictures"),
         (["--x", "seed=1..4", "-o", "a.gif"], 2, "a picture's name must end in .png"),
         (["--x", "seed=0..99", "--cell", "960"], 2, "100 x 1 pictures of 960 pixels are more than 89 megapixels"),
-        (["--x", "seed=0..63", "-o", "a.webp"], 2, "a picture of shape ("),
+        (["--x", "seed=0..63", "-o", "a.webp"], 2, "a WEBP file has at most 16383 pixels a side, got "),
     ],
 )
 def test_bad_grids_are_told_before_weights_are_read(capsys, monkeypatch, tiny_folder, here, arguments, code, sentence):
@@ -286,6 +307,7 @@ def test_bad_grids_are_told_before_weights_are_read(capsys, monkeypatch, tiny_fo
     assert sorted(here.iterdir()) == before
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_a_grid_that_fails_keeps_the_pictures_it_had(capsys, tiny_folder, here, monkeypatch):
     made = pipeline.Pipeline.stream
 
@@ -299,10 +321,11 @@ def test_a_grid_that_fails_keeps_the_pictures_it_had(capsys, tiny_folder, here, 
         capsys, "grid", "in.png", "a cat", "--x", "seed=1,2", "--model", tiny_folder, "-o", "a.png", "--quiet"
     )
     assert code == 70 and err == "error: the device failed: the device is gone\n"
-    assert sorted(path.name for path in here.rglob("*.*")) == ["in.png", "seed=1.png"]
-    assert json.loads(images.read_text("a/seed=1.png")["ssd1b"])["request"]["seed"] == 1
+    assert sorted(path.name for path in here.rglob("*.*")) == ["in.png", "seed-1.png"]
+    assert json.loads(images.read_text("a/seed-1.png")["ssd1b"])["request"]["seed"] == 1
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_pictures_that_fail_are_blank_cells(capsys, tiny_folder, here, monkeypatch):
     made = pipeline.Pipeline.stream
 
@@ -320,6 +343,6 @@ def test_pictures_that_fail_are_blank_cells(capsys, tiny_folder, here, monkeypat
     rows, columns = np.flatnonzero(blank.sum(axis=1) >= 256), np.flatnonzero(blank.sum(axis=0) >= 256)
     top, left = rows.min(), columns.min()
     assert blank[top : top + 256, left : left + 256].all()
-    picture = images.resize(images.load("a/seed=2.png").pixels, 256, 256, "stretch")
+    picture = images.resize(images.load("a/seed-2.png").pixels, 256, 256, "stretch")
     beside = np.lib.stride_tricks.sliding_window_view(drawn[top : top + 258], (256, 256), axis=(0, 1))
     assert (beside[:, left + 256 : left + 270] == picture.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any()

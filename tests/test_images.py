@@ -427,8 +427,13 @@ def test_places_that_cannot_be_written(tmp_path):
 def test_what_cannot_be_encoded(tmp_path):
     with pytest.raises(ImageError, match="a picture's name must end in .png, .jpg, .jpeg, .webp, got '.bmp'"):
         images.save(CORNERS, tmp_path / "a.bmp")
-    with pytest.raises(ImageError, match="cannot be a WEBP file"):
-        images.save(np.zeros((1, 20_000, 3), np.uint8), tmp_path / "a.webp")
+    for form, suffix, longest in (("WEBP", "webp", 16_383), ("JPEG", "jpg", 65_500)):
+        pixels, path = np.zeros((1, longest + 1, 3), np.uint8), tmp_path / f"a.{suffix}"
+        assert images.encode(pixels[:, 1:], path.suffix), "the limit is the format's own, not less"
+        with pytest.raises(ImageError, match=f"a {form} file has at most {longest} pixels a side, got {longest + 1} x"):
+            images.save(pixels, path)
+        with pytest.raises(ImageError, match=f"got 1 x {longest + 1}: make it a .png"):
+            images.check_writable(path, 1, longest + 1)
     assert os.listdir(tmp_path) == []
 
 

@@ -7,14 +7,15 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ssd1b_jax"
 ORDER = [
-    "choices", "config", "files", "folders", "released", "kernels.pieces", "kernels.winograd",
-    "kernels.attentions", "kernels", "models.layers", "models.unet", "models.vae",
-    "models.clip", "models", "tensors", "names", "sgm", "lora", "adapters", "schedule", "solvers.symbols",
+    "choices", "arguments", "config", "files", "folders", "released", "kernels.pieces", "kernels.winograd",
+    "kernels.attentions", "kernels", "models.layers", "models.unet", "models.vae", "models.clip", "models",
+    "tensors", "names", "sgm", "lora", "adapters", "schedule", "solvers.symbols",
     "solvers.onestep", "solvers.multistep", "solvers.registry", "solvers", "sampler", "devices", "noise", "tokenizer",
     "prompts", "metadata", "images", "letters", "masks", "previews", "overlap", "checkpoint", "provenance", "request",
-    "stages", "batches", "pipeline", "replay", "figure", "grid", "notebook", "outline", "ahead", "plan",
-    "cli.settings", "cli.console", "cli.img2img", "cli.samplers", "cli.replay", "cli.grid", "cli.info", "cli.plan",
-    "cli", "cli.__main__", "bench.task", "bench.contenders", "bench.ours", "bench.peer", "bench", "bench.__main__",
+    "saving", "result", "stages", "batches", "pipeline", "replay", "figure", "grid", "notebook", "outline", "ahead",
+    "plan", "cli.settings", "cli.console", "cli.img2img", "cli.samplers", "cli.replay", "cli.grid", "cli.info",
+    "cli.plan", "cli", "cli.__main__", "bench.task", "bench.contenders", "bench.ours", "bench.peer", "bench",
+    "bench.__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -14,9 +14,10 @@ from ssd1b_jax.training import doodles
 
 def test_the_embedded_models_previews_look_like_the_pictures():
     model = load_model("emoji", dtype="float32")
-    vae = nnx.merge(abstract("vae", model.config)[0], model.params["vae"])
+    graphdef, _ = abstract("vae", model.config)
+    encode = jax.jit(lambda params, image: nnx.merge(graphdef, params).encode(image).mean)
     image = np.stack([doodles.draw(name, 64) for name in doodles.DOODLES]).astype(np.float32) / 127.5 - 1
-    latents = np.asarray(vae.encode(jnp.asarray(image)).mean) * model.config.vae.scaling_factor
+    latents = np.asarray(encode(model.params["vae"], image)) * model.config.vae.scaling_factor
     seen = previews.preview(model.config.vae, latents).astype(np.float32) / 127.5 - 1
     small = image.reshape(len(image), 16, 4, 16, 4, 3).mean(axis=(2, 4))
     explained = 1 - np.square(seen - small).mean() / small.var()

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ import test_lora
 import tiny
 from PIL import Image
 
-from ssd1b_jax import Pipeline, Request, cli, images, provenance, replay
+from ssd1b_jax import Request, SaveError, cli, images, provenance, replay, saving
 from ssd1b_jax.provenance import LABELS, ProvenanceError
 from ssd1b_jax.solvers import SAMPLERS, canonical
 
@@ -37,14 +38,10 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-make_pipeline = functools.cache(Pipeline.from_pretrained)
-
-
 @pytest.fixture
-def pipe(tiny_folder, monkeypatch):
-    """The one that replays make and use too: once for all tests."""
-    monkeypatch.setattr(Pipeline, "from_pretrained", make_pipeline)
-    return make_pipeline(str(tiny_folder), dtype="float32", per_device=1)
+def pipe(tiny_pipe, commands_use_tiny_pipe):
+    """The one that replays use too."""
+    return tiny_pipe
 
 
 @pytest.fixture
@@ -221,18 +218,18 @@ def test_records_that_cannot_be_read(here, said, sentence):
 
 
 def test_every_part_of_a_record_is_checked(result, here):
-    result.save("a.png", sidecar=True)
-    for part in provenance._EXPECTED:
-        rewrite(here / "a.json", **{part.replace(" ", "__"): None})
-        with pytest.raises(ProvenanceError, match="damaged or foreign"):
-            provenance.read("a.json")
+    for changes in (
+        *({part.replace(" ", "__"): None} for part in provenance._EXPECTED),
+        dict(request__mask="x"),
+        dict(request__image__name=3),
+        dict(loras=dict(a=dict(name="a"))),
+    ):
+        (here / "a.json").unlink(missing_ok=True)
         result.save("a.png", sidecar=True)
-    for changes in (dict(request__mask="x"), dict(request__image__name=3), dict(loras=dict(a=dict(name="a")))):
+        provenance.read("a.json")
         rewrite(here / "a.json", **changes)
         with pytest.raises(ProvenanceError, match="damaged or foreign"):
             provenance.read("a.json")
-        result.save("a.png", sidecar=True)
-    provenance.read("a.json")
 
 
 @pytest.mark.parametrize("upscale", [0, 9, 10**6])
@@ -243,17 +240,48 @@ def test_a_record_cannot_ask_for_a_giant(capsys, result, here, upscale):
     assert (code, err) == (2, f"error: a.json: its record says that it was enlarged {upscale} times, not 1 to 8\n")
 
 
+@pytest.mark.parametrize("count", [0, -1, 1025, 10**9])
+def test_a_record_cannot_ask_for_a_giant_batch(capsys, result, here, count):
+    result.save("a.png", sidecar=True)
+    rewrite(here / "a.json", per_device=count)
+    code, _, err = run(capsys, "replay", "a.json")
+    assert code == 2 and err == (
+        f"error: a.json: its record says that {count} pictures were made at a time on each device, not 1 to 1024: "
+        "it can't be made again\n"
+    )
+
+
 @pytest.mark.parametrize(("length", "kept"), [(32_000, {"parameters", "ssd1b"}), (40_000, {"ssd1b"}), (70_000, set())])
 def test_a_long_prompt_costs_no_picture(result, here, length, kept):
     """A JPEG has 64 KB of EXIF, with two bytes a letter, and as much of XMP."""
     long = dataclasses.replace(
         result, made={**result.made, "request": result.made["request"] | dict(prompt="x" * length)}
     )
-    assert len(long.save("a.jpg")) == 2 - len(kept)
+    assert len(long.save("a.jpg").notes) == 2 - len(kept)
     assert images.read_text("a.jpg").keys() == kept and (here / "a.json").exists() == ("ssd1b" not in kept)
     assert provenance.read("a.jpg")["request"]["prompt"] == "x" * length
     for suffix in ("png", "webp"):
-        assert long.save(f"b.{suffix}") == () and len(images.read_text(f"b.{suffix}")) == 2
+        assert long.save(f"b.{suffix}") == (Path(f"b.{suffix}"), None, ()) and len(images.read_text(f"b.{suffix}")) == 2
+
+
+def test_a_save_says_what_it_wrote(result, here):
+    assert result.save("a.png") == (Path("a.png"), None, ())
+    assert result.save("a.webp", sidecar=True) == (Path("a.webp"), Path("a.json"), ())
+    assert result.save("a.webp", sidecar=True).sidecar == Path("a.json"), "a sidecar of ours is replaced"
+
+
+@pytest.mark.parametrize("said", ['{"mine": 1}', "[]", "precious", '{"format": 1}', ""])
+def test_a_file_of_anothers_is_never_replaced(capsys, result, here, said):
+    (here / "a.json").write_text(said)
+    with pytest.raises(
+        SaveError, match="a.json: cannot be saved: a file is there that is no record of a picture: move"
+    ):
+        result.save("a.png", sidecar=True)
+    assert not (here / "a.png").exists()
+    long = result.made["request"] | dict(prompt="x" * 70_000)
+    saved = dataclasses.replace(result, made={**result.made, "request": long}).save("a.jpg")
+    assert saved.sidecar is None and "is lost, for a.json is another program's file" in saved.notes[-1]
+    assert images.load("a.jpg").pixels.shape == result.pixels.shape and (here / "a.json").read_text() == said
 
 
 def test_files_that_are_no_records(here):
@@ -318,7 +346,7 @@ def test_every_setting_is_made_again(capsys, pipe, here):
     assert run(capsys, "replay", "a.png", *given) == (0, "a.png: made again, all pixels are identical\n", "")
 
 
-def test_a_picture_with_a_lora_is_made_again(capsys, tiny_folder, here):
+def test_a_picture_with_a_lora_is_made_again(capsys, pipe, tiny_folder, here):
     """All by the command line; the weights that the LoRA changes are those of test_lora."""
     test_lora.write(here / "style.safetensors", test_lora.kohya(tiny.tiny_config()).items())
     arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--seed", 1, "--quiet")
@@ -349,14 +377,14 @@ def test_what_differs_is_said_and_measured(capsys, result, here):
     worse[0, 0, 0] ^= 8
     record = json.loads(provenance.dumps(result.provenance))
     record["versions"]["jax"] = "0.1"
-    provenance.save(worse, "a.png", provenance.with_pixels(record, worse), result.request)
+    saving.save(worse, "a.png", provenance.with_pixels(record, worse), result.request)
     code, out, err = run(capsys, "replay", "a.png")
     assert code == 1 and err == ""
     assert out == (
         f"a.png: made again, pixels differ, by up to 8 and {8 / worse.size:.3g} on average of 255\n"
         f"  versions.jax: 0.1 then, {jax.__version__} now\n"
     )
-    provenance.save(worse, "a.jpg", provenance.with_pixels(record, worse), result.request)
+    saving.save(worse, "a.jpg", provenance.with_pixels(record, worse), result.request)
     assert run(capsys, "replay", "a.jpg")[1].startswith("a.jpg: made again, pixels differ\n")
 
 

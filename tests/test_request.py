@@ -1,6 +1,8 @@
 """What a request may say: defaults, ranges, and the sentence for each way to be wrong."""
 
 import dataclasses
+import inspect
+import pickle
 
 import numpy as np
 import pytest
@@ -93,6 +95,45 @@ def test_what_is_out_of_range_is_named(settings, sentence):
         Request(**dict(image="x.png", prompt="a cat") | settings).resolve(CONFIG)
     assert str(error.value).startswith(sentence)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (dict(stregth=0.5), "no setting is named 'stregth': did you mean strength?"),
+        (dict(steps=4), "no setting is named 'steps': did you mean num_inference_steps?"),
+        (dict(xyzzy=1), "no setting is named 'xyzzy': see help(ssd1b_jax.Request)"),
+        (dict(image_=1), "no setting is named 'image_': did you mean image?"),
+    ],
+)
+def test_a_name_that_is_no_settings_is_told_with_the_nearest(settings, sentence):
+    good = Request(image="x.png", prompt="a cat")
+    for make in (
+        lambda: Request(image="x.png", prompt="a cat", **settings),
+        lambda: Request(**settings),
+        lambda: dataclasses.replace(good, **settings),
+    ):
+        with pytest.raises(RequestError) as error:
+            make()
+        assert str(error.value) == sentence
+
+
+def test_what_must_be_given_is_told():
+    with pytest.raises(RequestError, match="^image and prompt must be given$"):
+        Request(seed=1)
+    with pytest.raises(RequestError, match="^image must be given$"):
+        Request(prompt="a cat")
+
+
+def test_editors_see_every_setting():
+    parameters = inspect.signature(Request).parameters
+    assert list(parameters) == [field.name for field in dataclasses.fields(Request)]
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
+    assert parameters["scheduler"].default == "euler" and parameters["image"].default is inspect.Parameter.empty
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Request(image="x.png", prompt="a cat").seed = 1
+    copied = pickle.loads(pickle.dumps(Request(image="x.png", prompt="a cat", seed=3)))
+    assert dataclasses.asdict(copied) == dataclasses.asdict(Request(image="x.png", prompt="a cat", seed=3))
 
 
 def test_exact_steps_allow_any_strength():

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from test_pipeline import compilations, picture  # noqa: F401
+from test_pipeline import compiled, picture  # noqa: F401
 
 from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError, previews
 from ssd1b_jax.tokenizer import PromptTokenizer
@@ -72,30 +72,33 @@ def test_intervals_may_be_mixed_in_a_batch(tiny_model, tiny_pipe):
 # Prompts
 
 
-def test_prompts_of_as_many_chunks_share_a_program(tiny_pipe, compilations):  # noqa: F811
+def test_prompts_of_as_many_chunks_share_a_program(tiny_pipe, compiled):  # noqa: F811
     long = [f"{'a red apple ' * 8} {word}" for word in ("cat", "cat apple", "apple red cat a")]
     first = tiny_pipe(image=picture(), prompt=long[0], seed=1)
     assert first.notes == ()
-    compilations.clear()
+    compiled.count = 0
     others = [make(tiny_pipe, prompt=prompt) for prompt in long[1:]]
     make(tiny_pipe, prompt=long[0], negative_prompt="a cat")
-    assert compilations == []
+    assert compiled.count == 0
     assert not any(np.array_equal(first.pixels, other) for other in others), "the end of a long prompt counts"
 
 
 def test_a_prompt_beyond_all_chunks_says_what_was_cut(tiny_pipe):
-    result = tiny_pipe(image=picture(), prompt="a red apple " * 99 + "zebra", seed=1)
-    assert len(result.notes) == 1 and result.notes[0].endswith("zebra'")
+    short = tiny_pipe(image=picture(), prompt="a red apple " * 15 + "zebra", seed=1)
+    (note,) = short.notes
+    assert note.startswith("the prompt is too long for the model, left out: '") and note.endswith("zebra'")
+    (note,) = tiny_pipe(image=picture(), prompt="a red apple " * 99 + "zebra", seed=1).notes
+    assert len(note) <= 120 and note.endswith(" …") and "apple" in note
 
 
-def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compilations):  # noqa: F811
+def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compiled):  # noqa: F811
     plain = make(tiny_pipe)
-    compilations.clear()
+    compiled.count = 0
     heavy = make(tiny_pipe, prompt="a (red:1.5) apple")
     light = make(tiny_pipe, prompt="a [red] apple")
     literal = make(tiny_pipe, prompt="a (red)", prompt_weights=False)
     assert np.array_equal(plain, make(tiny_pipe, prompt="a (red:1.0) apple"))
-    assert compilations == []
+    assert compiled.count == 0
     assert len({pixels.tobytes() for pixels in (plain, heavy, light, literal)}) == 4
 
 
@@ -119,11 +122,11 @@ def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compilations):  # n
     ],
     ids=str,
 )
-def test_a_setting_counts_and_compiles_nothing(tiny_pipe, compilations, change):  # noqa: F811
+def test_a_setting_counts_and_compiles_nothing(tiny_pipe, compiled, change):  # noqa: F811
     before = make(tiny_pipe)
-    compilations.clear()
+    compiled.count = 0
     assert not np.array_equal(before, make(tiny_pipe, **change))
-    assert compilations == []
+    assert compiled.count == 0
 
 
 def test_the_second_prompt_is_the_first_unless_given(tiny_pipe):
@@ -132,6 +135,35 @@ def test_the_second_prompt_is_the_first_unless_given(tiny_pipe):
         make(tiny_pipe, negative_prompt="blue"), make(tiny_pipe, negative_prompt="blue", negative_prompt_2="blue")
     )
     assert not np.array_equal(make(tiny_pipe), make(tiny_pipe, prompt_2="")), "empty is not absent"
+
+
+@pytest.mark.parametrize(
+    ("settings", "notes"),
+    [
+        (dict(mask_blur=3), ["mask_blur has no effect without a mask"]),
+        (dict(variation_seed=3), ["variation_seed has no effect at variation_strength 0"]),
+        (dict(negative_prompt="blue"), []),
+        (dict(guidance_scale=1, negative_prompt=""), []),
+        (dict(guidance_scale=1, negative_prompt="blue"), ["negative_prompt has no effect at guidance_scale 1"]),
+        (
+            dict(guidance_scale=1, guidance_rescale=0.5, guidance_interval=(0, 0.5)),
+            [f"guidance_{name} has no effect at guidance_scale 1" for name in ("rescale", "interval")],
+        ),
+        (dict(guidance_scale=1, original_size=(64, 64)), []),
+        (
+            dict(guidance_scale=1, negative_target_size=(8, 8)),
+            ["negative_target_size has no effect at guidance_scale 1"],
+        ),
+    ],
+    ids=str,
+)
+def test_settings_without_effect_are_told(tiny_pipe, settings, notes):
+    """And what is told is so: without them the pixels are the same."""
+    result = tiny_pipe(image=picture(), prompt=PROMPT, seed=1, **settings)
+    assert list(result.notes) == notes
+    told = {note.split()[0] for note in notes}
+    without = {name: value for name, value in settings.items() if name not in told}
+    assert not notes or np.array_equal(result.pixels, make(tiny_pipe, **without))
 
 
 # Variation
@@ -236,7 +268,7 @@ def test_a_picture_that_fails_takes_no_other_with_it(tiny_model):
 # LoRAs
 
 
-def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model, tmp_path, compilations):  # noqa: F811
+def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model, tmp_path, compiled):  # noqa: F811
     from test_lora import kohya, write
 
     pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
@@ -247,10 +279,20 @@ def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model,
     plain = make(pipe, **lcm)
     both = pipe(image=picture(), prompt=PROMPT, seed=1, loras=dict.fromkeys(names, 0.5), **lcm)
     assert both.steps_run == 4 and set(both.provenance["loras"]) == set(names)
-    compilations.clear()
+    compiled.count = 0
     others = [make(pipe, loras=loras, **lcm) for loras in ({"style0": 0.5}, {"style0": 1.0}, {"style1": -0.7})]
     assert np.array_equal(plain, make(pipe, loras={"style0": 0.0}, **lcm))
-    assert compilations == []
+    assert compiled.count == 0
     assert len({pixels.tobytes() for pixels in (plain, both.pixels, *others)}) == 5
     with pytest.raises(RequestError, match="no LoRA named 'style2' is loaded"):
         make(pipe, loras={"style2": 1.0})
+
+
+def test_a_lora_at_scale_0_shares_the_batch_of_plain_requests(tiny_model):
+    """Whose pixels it has: see above."""
+    pipe = Pipeline(tiny_model, devices=jax.devices()[:2])
+    jobs = [
+        pipe._batcher.plan(i, Request(image=picture(), prompt=PROMPT, loras=loras))
+        for i, loras in enumerate(({"style": 0.0}, {"style": 1.0}, {}, {"style": 1.0, "other": 0.0}))
+    ]
+    assert [[job.index for job in group] for group in pipe._batcher.group(jobs)] == [[0, 2], [1, 3]]

@@ -3,11 +3,11 @@
 Exit codes: 0 done, 1 a picture failed, 2 bad input or weights, 3 disk, 70 device, 130 interrupted.
 """
 
-import argparse
 import os
 import sys
 
 from ssd1b_jax import __version__, files
+from ssd1b_jax.arguments import Parser
 from ssd1b_jax.cli import grid, img2img, info, plan, replay, samplers
 
 FAILED, BAD_INPUT, DISK, DEVICE, INTERRUPTED = 1, 2, 3, 70, 130
@@ -54,8 +54,8 @@ def _first_line(error: object) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="ssd1b",
         description="Remake a picture after a prompt with SSD-1B, in JAX.",
         epilog="Exit codes: 0 done, 1 a picture failed, 2 bad input or weights, 3 disk, 70 device, 130 interrupted.",

@@ -8,10 +8,11 @@ def describe(result) -> str:
     """One line on how a picture was made."""
     request = result.request
     height, width, _ = result.pixels.shape
+    varied = f", variation seed {request.variation_seed} at {request.variation_strength:g}"
     return (
         f"{width} x {height}, {result.steps_run} of {request.num_inference_steps} steps ({request.scheduler}), "
-        f"strength {request.strength:g}, guidance {request.guidance_scale:g}, seed {request.seed}, "
-        f"{result.seconds:.1f} s"
+        f"strength {request.strength:g}, guidance {request.guidance_scale:g}, seed {request.seed}"
+        f"{varied if request.variation_strength else ''}, {result.seconds:.1f} s"
     )
 
 

@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from ssd1b_jax.cli.console import ProgressBar, describe
-from ssd1b_jax.cli.settings import add_files, add_pipeline, add_request, check, of_request, pipeline, saving
+from ssd1b_jax.cli.settings import (
+    add_files,
+    add_pipeline,
+    add_request,
+    check,
+    check_files,
+    of_request,
+    pipeline,
+    saving,
+)
 
 
 def add(commands) -> None:
@@ -55,7 +64,9 @@ def _run(arguments: argparse.Namespace) -> None:
                 images.load(path)
     figure = table.figure(requests, Path(arguments.model).name, arguments.cell)
     cells = [figure.cell(np.full((request.height, request.width, 3), PALE, np.uint8)) for request in requests]
-    images.encode(figure.draw(cells), arguments.output.suffix)  # so that it can't fail in the end
+    height, width, _ = figure.draw(cells).shape
+    images.check_writable(arguments.output, width, height)
+    check_files(arguments, arguments.output, max(requests, key=lambda request: max(request.width, request.height)))
     pipe = pipeline(arguments)
     folder.mkdir(exist_ok=True)
     count, failure = 0, None
@@ -63,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> None:
         try:
             for index, result in bar.watch(pipe, requests):
                 path = folder / f"{table.names()[index]}{arguments.output.suffix}"
-                bar.note(result.save(path, **saving(arguments)))
+                bar.note(result.save(path, **saving(arguments)).notes)
                 cells[index] = figure.cell(result.pixels)
                 bar.write(f"{path}: {describe(result)}", sys.stdout)
                 count += 1

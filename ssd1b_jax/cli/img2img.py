@@ -5,7 +5,16 @@ import sys
 from pathlib import Path
 
 from ssd1b_jax.cli.console import ProgressBar, describe
-from ssd1b_jax.cli.settings import add_files, add_pipeline, add_request, check, of_request, pipeline, saving
+from ssd1b_jax.cli.settings import (
+    add_files,
+    add_pipeline,
+    add_request,
+    check,
+    check_files,
+    of_request,
+    pipeline,
+    saving,
+)
 
 
 def add(commands) -> None:
@@ -40,11 +49,13 @@ def _run(arguments: argparse.Namespace) -> None:
 
     request = of_request(arguments).resolve(read_manifest(arguments.model).config)
     requests = repeat(request, arguments.num_images)
+    for request in requests:
+        check_files(arguments, _output_path(arguments, *_seeds(request)), request)
     pipe = pipeline(arguments)
     with ProgressBar(arguments.quiet) as bar:
         for _, result in bar.watch(pipe, requests):
             path = _output_path(arguments, *_seeds(result.request))
-            bar.note(result.save(path, **saving(arguments)))
+            bar.note(result.save(path, **saving(arguments)).notes)
             bar.write(f"{path}: {describe(result)}", sys.stdout)
 
 

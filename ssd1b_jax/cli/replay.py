@@ -28,7 +28,7 @@ def add(commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ssd1b_jax import provenance, replay
+    from ssd1b_jax import replay, saving
 
     recipe = replay.read(
         arguments.file,
@@ -38,15 +38,15 @@ def _run(arguments: argparse.Namespace) -> int:
         loras=dict(_lora(said) for said in arguments.lora),
     )
     if arguments.output:
-        provenance.check_save(arguments.output)
+        upscale = recipe.record["written"]["upscale"]
+        saving.check(arguments.output, recipe.request.width * upscale, recipe.request.height * upscale)
     with ProgressBar(arguments.quiet) as bar:
         bar.note(recipe.notes)
         made = replay.run(recipe, on_progress=bar.advance)
         bar.note(made.result.notes)
     if arguments.output:
         embed = recipe.embedded and arguments.output.suffix.lower() == ".png"
-        upscale = recipe.record["written"]["upscale"]
-        bar.note(made.result.save(arguments.output, upscale=upscale, embed_input=embed))
+        bar.note(made.result.save(arguments.output, upscale=upscale, embed_input=embed).notes)
         print(f"{arguments.output}: {describe(made.result)}")
     if made.edited:
         print(f"note: {recipe.picture} is not as it was written, someone has edited its pixels", file=sys.stderr)

@@ -90,18 +90,27 @@ def _lora(said: str) -> tuple[str, float]:
 
 def check(arguments: argparse.Namespace, output: Path) -> None:
     """All that can be wrong but the Request, before a model is looked at."""
-    from ssd1b_jax import lora, provenance
+    from ssd1b_jax import lora
 
     if not 1 <= arguments.upscale <= images.MAX_UPSCALE:
         raise ValueError(f"upscale must be a whole number from 1 to {images.MAX_UPSCALE}, got {arguments.upscale}")
     if arguments.per_device < 1:
         raise ValueError(f"per_device must be a whole number from 1, got {arguments.per_device}")
-    provenance.check_save(output, metadata=arguments.metadata, embed_input=arguments.embed_input)
+    check_files(arguments, output)
     images.load(arguments.image)
     if arguments.mask is not None:
         images.load(arguments.mask)
     for file in lora_files(arguments).values():
         lora.find(file)
+
+
+def check_files(arguments: argparse.Namespace, output: Path, request=None) -> None:
+    """That a picture can be written; with its resolved request, at its size."""
+    from ssd1b_jax import saving
+
+    width, height = (request.width, request.height) if request else (1, 1)
+    wishes = {name: getattr(arguments, name) for name in ("metadata", "sidecar", "embed_input")}
+    saving.check(output, width * arguments.upscale, height * arguments.upscale, **wishes)
 
 
 def lora_files(arguments: argparse.Namespace) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from ssd1b_jax import Pipeline, checkpoint, config, images
+from ssd1b_jax.arguments import Parser
 from ssd1b_jax.devices import enable_compilation_cache
 from ssd1b_jax.training import autoencoder, data, denoiser, doodles, evaluate, vocabulary
 from ssd1b_jax.training.loop import Recipe, averaged
@@ -122,7 +123,7 @@ def _recipe(recipe: Recipe, arguments) -> Recipe:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ssd1b_jax.training", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m ssd1b_jax.training", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("data"), help="folder for all that is made (default: data)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
