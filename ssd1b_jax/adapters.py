@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ class Adapters:
         elif self._loras[name].sha256 != lora.sha256:
             raise ValueError(f"a LoRA named {name!r} is loaded already, from another file: choose another name")
 
-    def check(self, scales: Mapping[str, float]) -> dict[str, float]:
+    def check(self, scales: Mapping[str, Any]) -> dict[str, float]:
         """The scales as floats, without those that are 0, in the order that they are merged in.
 
         Equal ones have equal parameters. The order is that of the files' sha256, so that neither names
@@ -68,7 +69,7 @@ class Adapters:
         checked = {name: float(scale) for name, scale in scales.items() if scale}
         return dict(sorted(checked.items(), key=lambda item: (order[item[0]], item[1])))
 
-    def params(self, scales: Mapping[str, float]) -> dict:
+    def params(self, scales: Mapping[str, Any]) -> dict:
         """The model's parameters with LoRAs merged in at these scales; themselves where all are 0."""
         scales = self.check(scales)
         if not scales:
