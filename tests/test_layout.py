@@ -13,7 +13,8 @@ ORDER = [
     "prompts", "metadata", "images", "letters", "masks", "previews", "overlap", "checkpoint", "provenance", "request",
     "stages", "batches", "pipeline", "replay", "figure", "grid", "notebook", "outline", "ahead", "plan",
     "cli.settings", "cli.console", "cli.img2img", "cli.samplers", "cli.replay", "cli.grid", "cli.info", "cli.plan",
-    "cli", "cli.__main__", "bench.task", "bench.contenders", "bench.ours", "bench.peer", "bench", "bench.__main__",
+    "cli", "cli.__main__", "bench.task", "bench.contenders", "bench.ours", "bench.peer", "bench.openvino", "bench",
+    "bench.__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -50,6 +51,7 @@ def test_imports_point_one_way(path):
         ("PIL", {"images", "letters"}),  # pictures are read and written in one place; the other only draws letters
         ("torch", {"bench.peer"}),
         ("diffusers", {"bench.peer"}),
+        ("openvino", {"bench.openvino"}),
     ],
 )
 def test_a_library_has_one_home(library, home):

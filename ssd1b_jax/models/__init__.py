@@ -52,9 +52,12 @@ def lay_out(part: str, config: ModelConfig, params: dict, platform: str | None) 
 
 @cache
 def _abstract(part, config, dtype, platform):
-    graphdef, state = nnx.split(
-        nnx.eval_shape(lambda: _laid_out(PARTS[part](config, dtype=dtype, rngs=_OneKey(0)), platform))
-    )
+    if platform is None:
+        network = nnx.eval_shape(lambda: PARTS[part](config, dtype=dtype, rngs=_OneKey(0)))
+    else:  # from the other: to build a network anew takes five times as long
+        graphdef, shapes = _abstract(part, config, dtype, None)
+        network = nnx.eval_shape(lambda params: _laid_out(nnx.merge(graphdef, params), platform), shapes)
+    graphdef, state = nnx.split(network)
     return graphdef, nnx.to_pure_dict(state)
 
 
