@@ -2,13 +2,13 @@
 
 import openvino
 
-from ssd1b_jax.bench import peer
 from ssd1b_jax.bench.contenders import Prepared
+from ssd1b_jax.bench.peer import call
 from ssd1b_jax.bench.task import Task
 
 
 def network(task: Task) -> Prepared:
-    module, inputs = peer.call(task)
+    module, inputs = call(task)
     shapes = [tuple(tensor.shape) for tensor in inputs]
     model = openvino.convert_model(module, example_input=inputs, input=shapes)
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

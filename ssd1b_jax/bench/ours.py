@@ -3,7 +3,7 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -177,10 +177,15 @@ class Busy:
     def take(self) -> float:
         """Seconds in which some device had work, since this was last asked."""
         spans, self._spans = self._spans, []
-        seconds, until = 0.0, 0.0
-        for began, ended in sorted(span.result() for span in spans):
-            seconds, until = seconds + max(0.0, ended - max(began, until)), max(ended, until)
-        return seconds
+        return covered(span.result() for span in spans)
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How long the union of the spans of time is."""
+    seconds, until = 0.0, -np.inf
+    for began, ended in sorted(spans):
+        seconds, until = seconds + max(0.0, ended - max(began, until)), max(ended, until)
+    return seconds
 
 
 def _from_files(task: Task, pipe: Pipeline, busy: Busy, count: int) -> tuple[Callable[[], None], list]:
