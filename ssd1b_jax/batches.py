@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from ssd1b_jax import images, masks, noise, prompts, provenance, sampler, solvers
+from ssd1b_jax import images, noise, prompts, sampler, solvers
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.devices import Devices
+from ssd1b_jax.pictures import Picture, Pictures
 from ssd1b_jax.prompts import Chunks, shorten
 from ssd1b_jax.request import Request
 from ssd1b_jax.stages import Guidance, Inputs, KeyNoise, Prompt, StackedNoise
@@ -69,22 +70,14 @@ class Phase(NamedTuple):
         return int((self.stop - self.start).max())
 
 
-class Kept(NamedTuple):
-    """The input of a masked picture, and how much of each pixel is remade."""
-
-    pixels: images.Pixels
-    share: masks.Share
-
-
 class Column(NamedTuple):
     """One picture's part of a batch, on the host."""
 
     inputs: Inputs
     guidance: Guidance
     row_noise: KeyNoise | StackedNoise
-    kept: Kept | None
+    picture: Picture
     notes: tuple[str, ...]
-    sources: dict[str, provenance.Record]
 
 
 class Batch(NamedTuple):
@@ -136,13 +129,13 @@ class Batcher:
         size = self.devices.batch_size
         return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
-    def batch(self, jobs: list[Job]) -> Batch:
+    def batch(self, jobs: list[Job], pictures: Pictures) -> Batch:
         """Read the jobs' pictures, draw their noise, and place it all. Raises ImageError.
 
         The last picture is repeated where there are fewer than the devices take; no model call is
         made for the repeats.
         """
-        columns = [self._column(job) for job in jobs]
+        columns = [self._column(job, pictures) for job in jobs]
         missing = self.devices.batch_size - len(jobs)
         inputs, guidance, row_noise = jax.tree.map(
             lambda *rows: np.stack(rows), *(column[:3] for column in columns + columns[-1:] * missing)
@@ -164,24 +157,12 @@ class Batcher:
             notes.append(shorten(f"the {name} is too long for the model, left out: {dropped!r}", MAX_NOTE))
         return first, second
 
-    def _column(self, job: Job) -> Column:
-        request = job.request
-        loaded, size = images.load(request.image), (request.width, request.height, request.resize_mode)
-        pixels, notes = images.resize(loaded.pixels, *size), [*job.notes, *loaded.notes]
+    def _column(self, job: Job, pictures: Pictures) -> Column:
+        request, picture = job.request, pictures.get(job.request)
+        notes = [*job.notes, *picture.notes]
         if request.guided and len({*job.guided_calls}) == 1:
             notes.append("no step lies in the guidance interval, so nothing was guided")
-        factor, channels = self.config.vae.factor, self.config.vae.latent_channels
-        shape = (request.height // factor, request.width // factor, channels)
-        remade, kept = np.ones((*shape[:2], 1), bool), None
-        sources = {"image": provenance.source(request.image, loaded)}
-        if request.mask is not None:
-            loaded_mask = images.load(request.mask)
-            sources["mask"] = provenance.source(request.mask, loaded_mask)
-            notes += [f"the mask: {note}" for note in loaded_mask.notes]
-            mask = masks.fit(loaded_mask.pixels, loaded.pixels, *size)
-            kept, remade = Kept(pixels, masks.soften(mask, request.mask_blur)), masks.cells(mask, factor)
-            if not mask.any():
-                notes.append("the mask is black all over, so nothing was remade")
+        shape = (*picture.remade.shape[:2], self.config.vae.latent_channels)
         source = noise.source(request.noise, request.seed)
         posterior, start = np.asarray(source.posterior(shape)), np.asarray(source.start(shape))
         if request.variation_strength:
@@ -194,8 +175,8 @@ class Batcher:
             row_noise = KeyNoise(noise.key_data(request.seed))
         *negative, prompt = [self._prompt(job, i) for i in range(len(job.prompts))]
         inputs = Inputs(
-            images.to_model(pixels),
-            remade,
+            images.to_model(picture.pixels),
+            picture.remade,
             posterior,
             start,
             np.int32(request.clip_skip),
@@ -203,7 +184,7 @@ class Batcher:
             negative[0] if negative else None,
         )
         guidance = Guidance(np.float32(request.guidance_scale), np.float32(request.guidance_rescale))
-        return Column(inputs, guidance, row_noise, kept, tuple(notes), sources)
+        return Column(inputs, guidance, row_noise, picture, tuple(notes))
 
     def _prompt(self, job: Job, side: int) -> Prompt:
         first, second = job.prompts[side]

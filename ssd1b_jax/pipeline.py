@@ -18,6 +18,7 @@ from ssd1b_jax.config import VAEConfig
 from ssd1b_jax.devices import Devices, enable_compilation_cache
 from ssd1b_jax.models import lay_out
 from ssd1b_jax.overlap import ahead
+from ssd1b_jax.pictures import Pictures
 from ssd1b_jax.request import Request, RequestError, check_names, repeat
 from ssd1b_jax.result import Result
 from ssd1b_jax.stages import ORDER, Stages, part_dtypes
@@ -183,7 +184,8 @@ class Pipeline:
         groups = self._batcher.group(jobs)
         calls = sum(phase.calls for group in groups for phase in self._batcher.phases(group))
         progress = Progress(0, calls, 0, len(jobs))
-        for batch in ahead((self._batcher.batch(group) for group in groups), 1):
+        pictures = Pictures(self.config.vae.factor)
+        for batch in ahead((self._batcher.batch(group, pictures) for group in groups), 1):
             began = time.perf_counter()
             pixels, finite, progress = yield from self._make(batch, watched, progress)
             seconds = (time.perf_counter() - began) / len(batch.jobs)
@@ -219,8 +221,8 @@ class Pipeline:
 
     def _result(self, batch: Batch, i: int, pixels: np.ndarray, seconds: float) -> Result:
         job, column = batch.jobs[i], batch.columns[i]
-        if column.kept is not None:
-            pixels = masks.blend(column.kept.pixels, pixels, column.kept.share)
+        if column.picture.share is not None:
+            pixels = masks.blend(column.picture.pixels, pixels, column.picture.share)
         loras = {
             name: dict(name=self._lora_files[name], sha256=self._adapters.sha256(name)) for name in job.request.loras
         }
@@ -229,7 +231,7 @@ class Pipeline:
             request=job.request,
             steps_run=job.table.steps_run,
             seconds=seconds,
-            made=provenance.describe(job.request, column.sources, self._maker, job.table.steps_run, loras),
+            made=provenance.describe(job.request, column.picture.sources, self._maker, job.table.steps_run, loras),
             notes=column.notes,
         )
 

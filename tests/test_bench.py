@@ -6,6 +6,7 @@ import pytest
 
 from ssd1b_jax.bench import __main__ as bench
 from ssd1b_jax.bench.contenders import ContenderError, Measured, take_turns
+from ssd1b_jax.bench.ours import covered
 from ssd1b_jax.bench.task import Task
 
 
@@ -34,8 +35,8 @@ def test_what_it_refuses(wrong, capsys):
     assert "got" in capsys.readouterr().err
 
 
-def test_a_part_that_needs_a_folder_says_so(capsys):
-    assert bench.main(["load", "--model", "ssd_1b", "--no-peer"]) == 1
+def test_a_part_for_the_embedded_model_says_so(capsys):
+    assert bench.main(["batch", "--model", "ssd_1b", "--no-peer"]) == 1
     assert "--model emoji" in capsys.readouterr().err
 
 
@@ -56,16 +57,38 @@ def test_a_contender_that_fails_is_named():
         take_turns(["ours"], task("nonsense"), reps=1)
 
 
+def test_every_run_of_a_start_is_a_new_process():
+    ours, loading = take_turns(["ours", "ours:load"], task("start"), reps=1, warm=False)
+    assert 0 < ours.notes["second_s"] < ours.median
+    assert 0 < loading.median < ours.median
+    assert loading.notes == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["host", "batch"])
+def test_what_is_measured_of_the_host_is_a_share(part):
+    (measured,) = take_turns(["ours"], task(part), reps=1)
+    share = measured.notes["host_share" if part == "host" else "busy_share"]
+    assert 0 < share < 1
+
+
+def test_work_at_the_same_time_counts_once():
+    assert covered([(3.0, 4.0), (1.0, 2.0), (1.5, 2.5), (3.25, 3.5)]) == 2.5
+    assert covered([]) == 0
+
+
 PARTS = ["unet", "vae-encode", "vae-decode", "img2img"]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the peer's own
-@pytest.mark.parametrize("name", ["ours", "peer"])
+@pytest.mark.parametrize("name", ["ours", "peer", "openvino"])
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_runs(part, name):
-    if name == "peer" and find_spec("torch") is None:
-        pytest.skip("needs PyTorch")
+    if name != "ours":
+        needed, parts = bench.PEERS[name]
+        if find_spec("torch") is None or find_spec(needed) is None or part not in parts:
+            pytest.skip(f"needs PyTorch and {needed}, and a part that {name} does")
     from importlib import import_module
 
     prepared = import_module(f"ssd1b_jax.bench.{name}").PARTS[part](task(part))

@@ -12,9 +12,10 @@ ORDER = [
     "tensors", "names", "sgm", "lora", "adapters", "schedule", "solvers.symbols",
     "solvers.onestep", "solvers.multistep", "solvers.registry", "solvers", "sampler", "devices", "noise", "tokenizer",
     "prompts", "metadata", "images", "letters", "masks", "previews", "overlap", "checkpoint", "provenance", "request",
-    "saving", "result", "stages", "batches", "pipeline", "replay", "figure", "grid", "notebook", "outline", "ahead",
-    "plan", "cli.settings", "cli.console", "cli.img2img", "cli.samplers", "cli.replay", "cli.grid", "cli.info",
-    "cli.plan", "cli", "cli.__main__", "bench.task", "bench.contenders", "bench.ours", "bench.peer", "bench",
+    "pictures", "saving", "result", "stages", "batches", "pipeline", "replay", "figure", "grid", "notebook", "outline",
+    "ahead", "plan", "cli.settings", "cli.console", "cli.img2img", "cli.samplers", "cli.replay", "cli.grid", "cli.info",
+    "cli.plan", "cli", "cli.__main__", "bench.task", "bench.contenders", "bench.ours", "bench.peer", "bench.openvino",
+    "bench",
     "bench.__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -52,6 +53,7 @@ def test_imports_point_one_way(path):
         ("PIL", {"images", "letters"}),  # pictures are read and written in one place; the other only draws letters
         ("torch", {"bench.peer"}),
         ("diffusers", {"bench.peer"}),
+        ("openvino", {"bench.openvino"}),
     ],
 )
 def test_a_library_has_one_home(library, home):

@@ -38,7 +38,8 @@ class Measured:
 class Prepared:
     """What a part's setting up gives: `run` does it once, and is done when it returns.
 
-    `flops` are those of the plain algorithms; `notes` more numbers to show, asked for at the end.
+    `flops` are those of the plain algorithms; `notes` more numbers to show, asked for at the end, or
+    after every run where each has a process of its own.
     """
 
     run: Callable[[], None]
@@ -47,7 +48,10 @@ class Prepared:
 
 
 def take_turns(names: list[str], task: Task, reps: int, warm: bool = True) -> list[Measured]:
-    """Run a task `reps` times by each contender, one after the other, after one run to warm up."""
+    """Run a task `reps` times by each contender, one after the other, after one run to warm up.
+
+    A name is that of a module beside this one; `ours:load` is `ours` with another part than the task's.
+    """
     if not warm:
         return _fresh(names, task, reps)
     context = multiprocessing.get_context("spawn")
@@ -80,21 +84,29 @@ def take_turns(names: list[str], task: Task, reps: int, warm: bool = True) -> li
 def _fresh(names: list[str], task: Task, reps: int) -> list[Measured]:
     """As `take_turns`, each run in a new process and timed from its start; one run fills the caches of the disk."""
     context = multiprocessing.get_context("spawn")
-    every = [Measured(name) for name in names]
+    every = [(Measured(name), []) for name in names]
     for rep in range(reps + 1):
-        for measured in every:
+        for measured, noted in every:
             here, there = context.Pipe()
             process = context.Process(target=_once, args=(there, measured.name, task), daemon=True)
             began = time.perf_counter()
             process.start()
             there.close()
-            cpu, memory = _answer(process, here)
+            try:
+                cpu, memory = _answer(process, here)
+                seconds = time.perf_counter() - began
+                notes = _answer(process, here)
+                process.join()
+            finally:
+                process.kill()
             if rep:
-                measured.seconds.append(time.perf_counter() - began)
+                measured.seconds.append(seconds)
                 measured.cpu.append(cpu)
                 measured.memory = max(measured.memory, memory)
-            process.join()
-    return every
+                noted.append(notes)
+    for measured, noted in every:
+        measured.notes = {name: statistics.median(notes[name] for notes in noted) for name in noted[0]}
+    return [measured for measured, _ in every]
 
 
 def _answer(process, connection):
@@ -111,7 +123,8 @@ def _answer(process, connection):
 
 
 def _prepare(name: str, task: Task) -> Prepared:
-    return import_module(f"ssd1b_jax.bench.{name}").PARTS[task.part](task)
+    module, _, part = name.partition(":")
+    return import_module(f"ssd1b_jax.bench.{module}").PARTS[part or task.part](task)
 
 
 def _serve(connection, name: str, task: Task) -> None:
@@ -129,8 +142,10 @@ def _serve(connection, name: str, task: Task) -> None:
 
 def _once(connection, name: str, task: Task) -> None:
     try:
-        _prepare(name, task).run()
+        prepared = _prepare(name, task)
+        prepared.run()
         connection.send((time.process_time(), _peak()))
+        connection.send(prepared.notes())
     except Exception as error:
         connection.send(ContenderError(f"{name}, {task.part}: {type(error).__name__}: {error}"))
 

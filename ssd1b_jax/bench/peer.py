@@ -3,14 +3,14 @@
 They come with the optional extra `reference`. The networks are built from our configs, with random weights.
 """
 
-import tempfile
+import time
 import warnings
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 
 from ssd1b_jax.bench.contenders import Prepared
-from ssd1b_jax.bench.task import GUIDED, Task
+from ssd1b_jax.bench.task import FOLDER, GUIDED, Task
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -18,9 +18,9 @@ with warnings.catch_warnings():
     import torch
     import transformers
 
-diffusers.logging.set_verbosity_error()
-transformers.logging.set_verbosity_error()
-FOLDER = Path(tempfile.gettempdir()) / "ssd1b_jax-bench"
+for library in (diffusers, transformers):
+    library.logging.set_verbosity_error()
+    library.logging.disable_progress_bar()
 
 
 def _filled(module: torch.nn.Module) -> torch.nn.Module:
@@ -109,23 +109,40 @@ def _inference(call) -> Prepared:
     return Prepared(run)
 
 
-def unet(task: Task) -> Prepared:
-    module = make_unet(task)
-    latents, timesteps = _nchw(task.draw(GUIDED, *task.latents)), torch.full((GUIDED,), 500.0)
+class Call(torch.nn.Module):
+    """A call of a network as a module of its own, from tensors to tensors."""
+
+    def __init__(self, network: torch.nn.Module, call: Callable):
+        super().__init__()
+        self.network, self.call = network, call
+
+    def forward(self, *inputs: torch.Tensor):
+        return self.call(self.network, *inputs)
+
+
+def call(task: Task) -> tuple[Call, tuple[torch.Tensor, ...]]:
+    """A network's part as a module, and what to call it with."""
+    if task.part == "vae-encode":
+        image = _nchw(task.draw(1, task.size, task.size, 3))
+        return Call(make_vae(task), lambda vae, image: vae.encode(image).latent_dist.parameters), (image,)
+    latents = task.draw(1 if task.part == "vae-decode" else GUIDED, *task.latents)
+    if task.part == "vae-decode":
+        return Call(make_vae(task), lambda vae, latents: vae.decode(latents).sample), (_nchw(latents),)
     context = torch.from_numpy(task.draw(GUIDED, task.length, task.config.unet.cross_attention_dim))
     pooled = torch.from_numpy(task.draw(GUIDED, task.config.unet.pooled_dim))
-    added = dict(text_embeds=pooled, time_ids=torch.ones(GUIDED, 6))
-    return _inference(lambda: module(latents, timesteps, context, added_cond_kwargs=added))
+
+    def denoise(unet, latents, timesteps, context, pooled, time_ids):
+        added = dict(text_embeds=pooled, time_ids=time_ids)
+        return unet(latents, timesteps, context, added_cond_kwargs=added).sample
+
+    return Call(make_unet(task), denoise), (
+        _nchw(latents), torch.full((GUIDED,), 500.0), context, pooled, torch.ones(GUIDED, 6),
+    )  # fmt: skip
 
 
-def vae_encode(task: Task) -> Prepared:
-    module, image = make_vae(task), _nchw(task.draw(1, task.size, task.size, 3))
-    return _inference(lambda: module.encode(image))
-
-
-def vae_decode(task: Task) -> Prepared:
-    module, latents = make_vae(task), _nchw(task.draw(1, *task.latents))
-    return _inference(lambda: module.decode(latents))
+def network(task: Task) -> Prepared:
+    module, inputs = call(task)
+    return _inference(lambda: module(*inputs))
 
 
 def text(task: Task) -> Prepared:
@@ -133,13 +150,16 @@ def text(task: Task) -> Prepared:
     return _inference(lambda: [module(tokens, output_hidden_states=True) for module in modules])
 
 
-def _pipeline(task: Task):
+def _parts(task: Task) -> dict:
     first, second = make_text_encoders(task)
+    return dict(unet=make_unet(task), vae=make_vae(task), text_encoder=first, text_encoder_2=second)
+
+
+def _pipeline(task: Task, parts: dict):
     schedule = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
     return diffusers.StableDiffusionXLImg2ImgPipeline(
-        vae=make_vae(task), text_encoder=first, text_encoder_2=second, tokenizer=None, tokenizer_2=None,
-        unet=make_unet(task), scheduler=diffusers.EulerDiscreteScheduler(timestep_spacing="leading", **schedule),
-        add_watermarker=False,
+        **parts, tokenizer=None, tokenizer_2=None, add_watermarker=False,
+        scheduler=diffusers.EulerDiscreteScheduler(timestep_spacing="leading", **schedule),
     )  # fmt: skip
 
 
@@ -160,13 +180,8 @@ def _remake(pipe, task: Task) -> None:
 
 
 def img2img(task: Task) -> Prepared:
-    pipe = _pipeline(task)
+    pipe = _pipeline(task, _parts(task))
     return _inference(lambda: _remake(pipe, task))
-
-
-def _parts(task: Task) -> dict:
-    first, second = make_text_encoders(task)
-    return dict(unet=make_unet(task), vae=make_vae(task), text_encoder=first, text_encoder_2=second)
 
 
 KINDS = dict(
@@ -179,10 +194,11 @@ KINDS = dict(
 
 def _load(task: Task) -> dict:
     """Every part from its safetensors files, which are written where there are none yet."""
-    folder = FOLDER / task.model
+    folder = FOLDER / "peer" / task.model
     if not folder.exists():
         for name, module in _parts(task).items():
-            module.save_pretrained(folder / name)
+            module.save_pretrained(folder.with_suffix(".partial") / name)
+        folder.with_suffix(".partial").rename(folder)
     return {name: kind.from_pretrained(folder / name) for name, kind in KINDS.items()}
 
 
@@ -191,16 +207,18 @@ def load(task: Task) -> Prepared:
 
 
 def start(task: Task) -> Prepared:
-    def run():
-        parts = _load(task)
-        schedule = diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-        tokenizers = dict(tokenizer=None, tokenizer_2=None, scheduler=schedule, add_watermarker=False)
-        _remake(diffusers.StableDiffusionXLImg2ImgPipeline(**parts, **tokenizers), task)
+    pipe = _pipeline(task, _load(task))
+    prepared = _inference(lambda: _remake(pipe, task))
 
-    return _inference(run)
+    def another() -> dict[str, float]:
+        began = time.perf_counter()
+        prepared.run()
+        return dict(second_s=time.perf_counter() - began)
+
+    return Prepared(prepared.run, notes=another)
 
 
 PARTS = {
-    "unet": unet, "vae-encode": vae_encode, "vae-decode": vae_decode, "text": text, "img2img": img2img,
+    "unet": network, "vae-encode": network, "vae-decode": network, "text": text, "img2img": img2img,
     "start": start, "load": load,
 }  # fmt: skip

@@ -1,6 +1,8 @@
 """What is timed: a part of the work, of one model, at one size; the same for all contenders."""
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,6 +11,7 @@ from ssd1b_jax.config import ModelConfig
 
 MODELS = {"emoji": config.emoji, "ssd_1b": config.ssd_1b}
 GUIDED = 2  # the negative and the positive prompt
+FOLDER = Path(tempfile.gettempdir()) / "ssd1b_jax-bench"  # for models with random weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,12 +78,17 @@ def algorithms(part: str, config: ModelConfig, dtype, platform: str | None) -> d
 
 @cache
 def _abstract(part, config, dtype, platform):
-    def make():
-        network = PARTS[part](config, dtype=dtype, rngs=_OneKey(0))
-        for _, layer in list(nnx.iter_modules(network)):
-            if isinstance(layer, Conv):
-                layer.lay_out(platform)
-        return network
-
-    graphdef, state = nnx.split(nnx.eval_shape(make))
+    if platform is None:
+        network = nnx.eval_shape(lambda: PARTS[part](config, dtype=dtype, rngs=_OneKey(0)))
+    else:  # from the other: to build a network anew takes five times as long
+        graphdef, shapes = _abstract(part, config, dtype, None)
+        network = nnx.eval_shape(lambda params: _laid_out(nnx.merge(graphdef, params), platform), shapes)
+    graphdef, state = nnx.split(network)
     return graphdef, nnx.to_pure_dict(state)
+
+
+def _laid_out(network: nnx.Module, platform: str) -> nnx.Module:
+    for _, layer in list(nnx.iter_modules(network)):
+        if isinstance(layer, Conv):
+            layer.lay_out(platform)
+    return network

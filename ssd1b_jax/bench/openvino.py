@@ -1,0 +1,19 @@
+"""The networks as OpenVINO runs them in float32, converted from the peer's."""
+
+import openvino
+
+from ssd1b_jax.bench.contenders import Prepared
+from ssd1b_jax.bench.peer import call
+from ssd1b_jax.bench.task import Task
+
+
+def network(task: Task) -> Prepared:
+    module, inputs = call(task)
+    shapes = [tuple(tensor.shape) for tensor in inputs]
+    model = openvino.convert_model(module, example_input=inputs, input=shapes)
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    arrays = [tensor.numpy() for tensor in inputs]
+    return Prepared(lambda: compiled(arrays) and None)
+
+
+PARTS = {"unet": network, "vae-encode": network, "vae-decode": network}

@@ -1,0 +1,54 @@
+"""Pictures that requests share: read once, told apart, and not kept for ever."""
+
+import numpy as np
+import pytest
+import tiny
+
+from ssd1b_jax import Request, images, pictures
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """A list that grows by every source that is read."""
+    sources, load = [], images.load
+    monkeypatch.setattr(images, "load", lambda source: sources.append(source) or load(source))
+    return sources
+
+
+def request(image, **settings):
+    return Request(image=image, prompt="", **settings).resolve(tiny.tiny_config())
+
+
+def drawn(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (50, 40, 3), np.uint8)
+
+
+def test_a_shared_picture_is_read_once(read, tmp_path):
+    images.save(drawn(0), tmp_path / "a.png")
+    kept = pictures.Pictures(2)
+    first, second = (kept.get(request(tmp_path / "a.png", seed=seed)) for seed in range(2))
+    assert first is second and len(read) == 1
+    other = kept.get(request(tmp_path / "a.png", height=48))
+    assert other.pixels.shape == (48, tiny.SIZE, 3) and other.remade.shape == (24, tiny.SIZE // 2, 1)
+    mask = np.tri(50, 40, dtype=np.uint8) * 255
+    masked = kept.get(request(tmp_path / "a.png", mask=mask))
+    assert first.share is None and masked.share.shape == (tiny.SIZE, tiny.SIZE, 1)
+    assert [*masked.sources] == ["image", "mask"] and not masked.remade.all()
+
+
+def test_equal_arrays_are_not_the_same_picture(read):
+    kept, both = pictures.Pictures(2), [request(drawn(0)), request(drawn(0))]
+    first, second = map(kept.get, both)
+    assert first is not second and len(read) == 2
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+
+
+def test_only_the_last_few_are_kept(read):
+    kept, requests = pictures.Pictures(2), [request(drawn(i)) for i in range(pictures.KEPT + 1)]
+    for each in (*requests[:-1], requests[0], requests[-1]):
+        kept.get(each)
+    assert len(read) == pictures.KEPT + 1
+    kept.get(requests[0])  # used since the second was
+    assert len(read) == pictures.KEPT + 1
+    kept.get(requests[1])
+    assert len(read) == pictures.KEPT + 2
