@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from ssd1b_jax.arguments import Parser
 from ssd1b_jax.bench.contenders import ContenderError, Measured, take_turns
 from ssd1b_jax.bench.task import MODELS, Task
 
@@ -72,7 +73,7 @@ def _contenders(part: str, peers: bool) -> list[str]:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     listing = "\n".join(f"  {name:<12}{what}" for name, what in PARTS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m ssd1b_jax.bench",
         description="Time parts of the work beside diffusers on PyTorch, and OpenVINO where it is installed,\n"
         "taking turns. Parts:\n" + listing,
