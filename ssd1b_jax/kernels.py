@@ -4,6 +4,8 @@
 |-----------------|---------------------------------|-----------------|-----------------|---------|
 | wide 3x3 convs  | Winograd, weights transformed   | plain           | plain           | plain   |
 | long attention  | in bounded pieces               | flash attention | cuDNN (16 bits) | bounded |
+| GEGLU           | one product                     | two products    | one             | one     |
+| before norms    | -                               | `settled`       | -               | -       |
 
 The convolution follows from its weights: `winograd_weights` is called once, where weights are placed
 (`models.lay_out`), and what was not laid out is computed plainly. Attention is chosen when a
@@ -18,7 +20,6 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.pallas.ops.tpu import flash_attention as tpu
 from jaxtyping import Array, Float
 
 # F(2x2, 3x3) of Lavin & Gray (1509.09308), Section 4.1: outputs, weights and inputs of one dimension.
@@ -28,8 +29,8 @@ _INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 WINOGRAD_CHANNELS = 256  # in and out, at least: below, its sums cost more than the products they spare
 TILES = 2**26  # transformed pixels held at a time, at most
 SCORES = 2**26  # attention scores held at a time, at most: a quarter of a gigabyte in float32
-FLASH_TOKENS = 512  # at least: below, the scores are too small to matter
-FLASH_BLOCK = 512  # queries and keys that the TPU's kernel takes at a time
+FLASH_TOKENS = 512  # queries at least: below, the scores are too small to matter
+FLASH_FEATURES = (64, 128, 256, 512)  # of a head
 
 Queries = Float[Array, "batch queries heads features"]
 Keys = Float[Array, "batch keys heads features"]
@@ -148,8 +149,9 @@ def attention(
 def _attention_kernels(query: Queries, key: Keys, value: Keys) -> dict:
     """By platform, the kernels that take arrays of such shapes."""
     kernels = {}
-    queries, keys, features = query.shape[1], key.shape[1], query.shape[3]
-    if min(queries, keys) >= FLASH_TOKENS and queries % 128 == keys % 128 == 0 and features % 64 == 0:
+    _, queries, heads, features = query.shape
+    lanes = max(features, 128)
+    if queries >= FLASH_TOKENS and queries % 128 == 0 and features in FLASH_FEATURES and heads * features % lanes == 0:
         kernels["tpu"] = flash_attention
     # cuDNN's kernel can be traced only where there is one.
     if query.dtype.itemsize == 2 and features <= 128 and any(d.platform == "gpu" for d in jax.local_devices()):
@@ -169,21 +171,37 @@ def bounded_attention(query: Queries, key: Keys, value: Keys) -> Queries:
 
 
 def flash_attention(query: Queries, key: Keys, value: Keys) -> Queries:
-    """Attention that never holds all scores (Dao et al., 2205.14135), by JAX's kernel for TPUs."""
-    across, along = (_block(x.shape[1]) for x in (query, key))
-    blocks = tpu.BlockSizes(
-        block_q=across, block_k_major=along, block_k=along, block_b=1,
-        block_q_major_dkv=across, block_k_major_dkv=along, block_k_dkv=along, block_q_dkv=across,
-        block_k_major_dq=along, block_k_dq=along, block_q_dq=across,
-    )  # fmt: skip
-    inputs = [x.swapaxes(1, 2) for x in (query, key, value)]
-    # The kernel's products of 16-bit numbers are exact as they are; asked for more it is refused.
-    precise = contextlib.nullcontext() if query.dtype == jnp.float32 else jax.default_matmul_precision("default")
-    with precise:
-        mixed = tpu.flash_attention(*inputs, sm_scale=query.shape[-1] ** -0.5, block_sizes=blocks)
-    return mixed.swapaxes(1, 2)
+    """Attention that never holds all scores, by the kernel for TPUs in `flash`."""
+    from ssd1b_jax import flash  # a third of a second, for TPUs alone
+
+    flat = [x.reshape(*x.shape[:2], -1) for x in (query, key, value)]
+    return flash.attention(*flat, features=query.shape[3]).reshape(query.shape)
 
 
-def _block(tokens: int) -> int:
-    """The largest of the kernel's block sizes that divides so many tokens."""
-    return next(size for size in (FLASH_BLOCK, 256, 128) if tokens % size == 0)
+def geglu(
+    x: Float[Array, "*lead features"], kernel: Float[Array, "features twice"], bias: Float[Array, " twice"]
+) -> Float[Array, "*lead half"]:
+    """The first half of a projection's channels times the gelu of the others (Shazeer, 2002.05202)."""
+    return jax.lax.platform_dependent(x, kernel, bias, tpu=_geglu_of_halves, default=_geglu_of_whole)
+
+
+def _geglu_of_whole(x: Array, kernel: Array, bias: Array) -> Array:
+    values, gates = jnp.split((x.reshape(-1, x.shape[-1]) @ kernel + bias).reshape(*x.shape[:-1], -1), 2, axis=-1)
+    return values * jax.nn.gelu(gates, approximate=False)
+
+
+def _geglu_of_halves(x: Array, kernel: Array, bias: Array) -> Array:
+    """By two products, the second of which XLA:TPU fuses all else into; XLA:CPU would copy each half first."""
+    flat, half = x.reshape(-1, x.shape[-1]), bias.size // 2
+    values = flat @ kernel[:, :half] + bias[:half]
+    gates = flat @ kernel[:, half:] + bias[half:]
+    return (values * jax.nn.gelu(gates, approximate=False)).reshape(*x.shape[:-1], half)
+
+
+def settled(x: Array) -> Array:
+    """`x`, on TPUs computed and laid out before what follows is.
+
+    XLA:TPU splits images of a small batch to convolve them. Left to itself it keeps them split through the norms
+    behind, in float32 and with masks, which moves three times as much.
+    """
+    return jax.lax.platform_dependent(x, tpu=jax.lax.optimization_barrier, default=lambda x: x)

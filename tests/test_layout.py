@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ssd1b_jax"
 ORDER = [
-    "choices", "config", "files", "folders", "released", "kernels", "models.layers", "models.unet", "models.vae",
+    "choices", "config", "files", "folders", "released", "flash",
+    "kernels", "models.layers", "models.unet", "models.vae",
     "models.clip", "models", "tensors", "names", "sgm", "lora", "adapters", "schedule", "solvers.symbols",
     "solvers.onestep", "solvers.multistep", "solvers.registry", "solvers", "sampler", "devices", "noise", "tokenizer",
     "prompts", "metadata", "images", "letters", "masks", "previews", "overlap", "checkpoint", "provenance", "request",
