@@ -17,9 +17,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 LANES = 128
-QUERIES = 512  # at a time
-SCORED = 512  # keys at a time, of those that are there
-HELD_BYTES = 2**21  # of keys, at most: they, as many values, and the next ones of both share 16 MB with all else
+SCORED = 1024  # bytes of a feature: 512 queries, and as many keys of those that are held, in 16 bits
+HELD = 2**20  # bytes of keys: they, as many values, and the next ones of both share 16 MB with all else
 _NEVER = -1e30  # a score that leaves no weight, and no NaN where all are such
 
 Queries = Float[Array, "batch queries channels"]
@@ -38,9 +37,9 @@ def _attention(query, key, value, features):
     keys = key.shape[1]
     key, value = (jnp.pad(x, ((0, 0), (0, -keys % LANES), (0, 0))) for x in (key, value))
     lanes, size = max(LANES, features), query.dtype.itemsize
-    most = HELD_BYTES // (lanes * size)
+    most = HELD // (lanes * size)
     held = key.shape[1] if key.shape[1] <= most else math.gcd(key.shape[1], most)
-    rows = math.gcd(queries, QUERIES)
+    rows = math.gcd(queries, SCORED // size)
     grid = batch, channels // lanes, queries // rows, key.shape[1] // held
     some = pl.BlockSpec((1, rows, lanes), lambda image, tile, i, j: (image, i, tile))
     others = pl.BlockSpec((1, held, lanes), lambda image, tile, i, j: (image, j, tile))
@@ -87,7 +86,7 @@ def _kernel(query, key, value, out, largest, total, mixed, *, features, keys):
     """Some queries over some keys, after those before: `largest` score, `total` weight and weighted values so far."""
     rows, lanes = query.shape[1:]
     held = key.shape[1]
-    step = math.gcd(held, SCORED)
+    step = math.gcd(held, SCORED // query.dtype.itemsize)
     # 16-bit numbers are multiplied exactly as it is; asked for more, the compiler refuses.
     precision = jax.lax.Precision.HIGHEST if query.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
     dot = functools.partial(jax.lax.dot_general, precision=precision, preferred_element_type=jnp.float32)

@@ -141,7 +141,7 @@ def test_flash_attention(monkeypatch, keys, heads, features, held):
     from jax.experimental.pallas import tpu as pltpu
 
     if held:
-        monkeypatch.setattr(flash, "HELD_BYTES", held * max(features, 128) * 4)
+        monkeypatch.setattr(flash, "HELD", held * max(features, 128) * 4)
     query, key, value = (draw(2, tokens, heads, features) for tokens in (128, keys, keys))
     with pltpu.force_tpu_interpret_mode(), jax.default_matmul_precision("highest"):
         got = jax.jit(kernels.flash_attention)(query, key, value)
