@@ -70,6 +70,11 @@ class Cost:
         """Seconds that the arithmetic and the traffic take at the chip's peaks; the larger is a floor."""
         return self.flops / chip.flops, self.traffic / chip.bandwidth
 
+    def compute(self, chip: Chip) -> float:
+        """The share of the roofline time that arithmetic takes: 1 where traffic is no limit."""
+        arithmetic, traffic = self.roofline(chip)
+        return arithmetic / max(arithmetic, traffic, 1e-30)
+
 
 def find_devices(topology: str) -> list[jax.Device]:
     """The devices of a TPU topology such as v5e:2x2, none of which need exist, or the first of this machine's CPU."""

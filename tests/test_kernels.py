@@ -11,7 +11,7 @@ from tiny import random_params, tiny_config
 
 from ssd1b_jax import kernels, models
 from ssd1b_jax.kernels import attentions as kinds
-from ssd1b_jax.kernels import winograd
+from ssd1b_jax.kernels import flash, fusions, winograd
 from ssd1b_jax.models.layers import Conv, KeyValue
 
 ROUNDING = 2e-6  # of the largest value: some units in the last place of float32, in sums of 100 or so
@@ -194,14 +194,52 @@ def test_cached_attention_of_16_bits_rounds_as_the_definition_does():
     assert_close(got.astype(jnp.float32), exact, 2**-7)  # shares and the result rounded to 8 bits each
 
 
-def test_flash_attention():
-    """The kernel for TPUs, interpreted; fewer queries than keys, in blocks of other sizes."""
+@pytest.mark.parametrize(
+    "keys, heads, features, held",
+    [(256, 2, 64, None), (77, 4, 64, None), (384, 1, 128, None), (384, 2, 64, 128), (300, 1, 256, 128)],
+    ids=str,
+)
+def test_flash_attention(monkeypatch, keys, heads, features, held):
+    """The kernel for TPUs, interpreted: heads side by side, keys that fill no block, and not all of them at once."""
     from jax.experimental.pallas import tpu as pltpu
 
-    query, key, value = draw(1, 128, 1, 64), draw(1, 256, 1, 64), draw(1, 256, 1, 64)
-    with pltpu.force_tpu_interpret_mode():
-        got = kinds.flash(query, key, value)
+    if held:
+        monkeypatch.setattr(flash, "HELD", held * max(features, 128) * 4)
+    query, key, value = (draw(2, tokens, heads, features) for tokens in (128, keys, keys))
+    with pltpu.force_tpu_interpret_mode(), jax.default_matmul_precision("highest"):
+        got = jax.jit(kernels._flash)(query, key, value)
     assert_close(got, jax.nn.dot_product_attention(query, key, value), ROUNDING)
+
+
+def test_flash_attention_has_the_gradients_of_attention():
+    from jax.experimental.pallas import tpu as pltpu
+
+    query, key, value, weight = (draw(2, tokens, 2, 64) for tokens in (128, 77, 77, 128))
+    got, expected = (
+        jax.grad(lambda *inputs, attend=attend: (attend(*inputs) * weight).sum(), (0, 1, 2))
+        for attend in (kernels._flash, jax.nn.dot_product_attention)
+    )
+    with pltpu.force_tpu_interpret_mode():
+        got = got(query, key, value)
+    for a, b in zip(got, expected(query, key, value), strict=True):
+        assert_close(a, b, ROUNDING)
+
+
+def test_geglu_of_halves_is_that_of_the_whole():
+    x, kernel, bias = draw(2, 5, 24), draw(24, 32), draw(32)
+    got = fusions.geglu_of_halves(x, kernel, bias)
+    assert_close(got, fusions.geglu_of_whole(x, kernel, bias), ROUNDING)
+
+
+@pytest.mark.parametrize("platform, products, barriers", [("tpu", 2, 1), ("cpu", 1, 0)])
+def test_the_platform_chooses_what_is_fused(platform, products, barriers):
+    def both(x, kernel, bias):
+        return kernels.geglu(kernels.settled(x), kernel, bias)
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((8, 16), (16, 64), (64,))]
+    text = jax.jit(both).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.dot_general") == products
+    assert text.count("stablehlo.optimization_barrier") == barriers
 
 
 def lowered(platform, *shapes, dtype=jnp.bfloat16):
@@ -216,7 +254,11 @@ def test_the_platform_chooses_the_attention():
     assert "tpu_custom_call" in lowered("tpu", tokens, tokens, tokens)
     assert "tpu_custom_call" in lowered("tpu", tokens, tokens, tokens, dtype=jnp.float32)
     assert "tpu_custom_call" not in lowered("cpu", tokens, tokens, tokens)
-    assert "tpu_custom_call" not in lowered("tpu", tokens, prompt, prompt)
+    assert "tpu_custom_call" in lowered("tpu", tokens, prompt, prompt)
+    few = (1, 256, 128)
+    assert "tpu_custom_call" not in lowered("tpu", few, few, few)
+    one_head = (1, 1024, 64)
+    assert "tpu_custom_call" not in lowered("tpu", one_head, one_head, one_head)  # of 32 features
 
 
 def test_attention_has_gradients_whatever_is_chosen():

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ssd1b_jax"
 ORDER = [
     "choices", "arguments", "config", "files", "folders", "released", "kernels.pieces", "kernels.winograd",
-    "kernels.attentions", "kernels", "models.layers", "models.unet", "models.vae", "models.clip", "models",
-    "tensors", "names", "sgm", "lora", "adapters", "schedule", "solvers.symbols",
+    "kernels.attentions", "kernels.flash", "kernels.fusions", "kernels", "models.layers", "models.unet", "models.vae",
+    "models.clip", "models", "tensors", "names", "sgm", "lora", "adapters", "schedule", "solvers.symbols",
     "solvers.onestep", "solvers.multistep", "solvers.registry", "solvers", "sampler", "devices", "noise", "tokenizer",
     "prompts", "metadata", "images", "letters", "masks", "previews", "overlap", "checkpoint", "provenance", "request",
     "pictures", "saving", "result", "stages", "batches", "pipeline", "replay", "figure", "grid", "notebook", "outline",

@@ -110,7 +110,8 @@ def test_what_fits():
     assert program.fits(Chip(1.0, 1.0, 100)) and not program.fits(Chip(1.0, 1.0, 99))
     # 65 stay, 35 go with the batch of 2.
     assert [program.most(Chip(1.0, 1.0, memory), 2) for memory in (64 + 17, 65 + 18, 100, 65 + 350)] == [0, 1, 2, 20]
-    assert cost.roofline(Chip(10.0, 40.0, 0)) == (3.0, 2.0)
+    assert cost.roofline(Chip(10.0, 40.0, 0)) == (3.0, 2.0) and cost.compute(Chip(10.0, 40.0, 0)) == 1
+    assert cost.roofline(Chip(20.0, 20.0, 0)) == (1.5, 4.0) and cost.compute(Chip(20.0, 20.0, 0)) == 1.5 / 4
 
 
 def test_blocks_of_a_program_and_what_lives_beside_them():
@@ -241,6 +242,26 @@ def test_the_command(capsys, monkeypatch, in_parts, tiny_folder):
     assert all(line.endswith(": known") for line in err.splitlines()), "the same plan was made above"
     for program in in_parts.programs:
         assert re.search(rf"^{program.title} +{program.cost.flops / 1e9:,.1f} ", out, re.MULTILINE)
+
+
+def test_two_plans_side_by_side(capsys, monkeypatch):
+    plans = []
+
+    def make(*_, **__):
+        """One call's cost; of the second plan, twice as much."""
+        plans.append(len(plans) + 1)
+        cost = Cost(flops=2e12, traffic=1e9 * plans[-1], temporaries=10**9 * plans[-1])
+        program = plan.Program(title="a loop", cost=cost, weights=0, idle=0)
+        about = dict(devices=1, device_kind="one", per_device=1, width=64, height=64, dtype="bfloat16", quick=False)
+        return plan.Plan(programs=(program,), chip=Chip(1e15, 1e12, 10**10), **about)
+
+    monkeypatch.setattr(plan, "make", make)
+    code, out, _ = run(capsys, "emoji", "--compare")
+    assert code == 0 and plans == [1, 2]
+    rows = {line[:34].strip(): line[34:].split() for line in out.split("a loop")[-1].splitlines()[1:]}
+    assert rows["GFLOP"] == ["2,000.00", "2,000.00", "1.00"]
+    assert rows["moved, GB"] == rows["temporaries, GB"] == ["1.00", "2.00", "0.50"]
+    assert rows["roofline, ms"] == ["2.00", "2.00", "1.00"] and rows["of it compute, %"][0] == "100.00"
 
 
 @pytest.mark.parametrize(

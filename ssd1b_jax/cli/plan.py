@@ -35,7 +35,9 @@ def add(commands) -> None:
         help="an estimate: compile each distinct block once and add up, in place of whole programs (SSD-1B's take the "
         "TPU compiler 14 CPU minutes); models share blocks, so the next one is sooner",
     )
-    add("--plain", action="store_true", help="attention as its definition says, to compare with")
+    attention = parser.add_mutually_exclusive_group()
+    attention.add_argument("--plain", action="store_true", help="with attention as its definition says")
+    attention.add_argument("--compare", action="store_true", help="the same beside the plan with plain attention")
     add("--blocks", action="store_true", help="with --quick, list the blocks too")
 
 
@@ -52,17 +54,22 @@ def _run(arguments: argparse.Namespace) -> None:
 
     from ssd1b_jax import kernels, plan
 
-    with kernels.plain() if arguments.plain else contextlib.nullcontext():
-        made = plan.make(
-            arguments.model,
-            arguments.topology,
-            size=arguments.size,
-            per_device=arguments.per_device,
-            dtype=arguments.dtype,
-            quick=arguments.quick,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-        )
+    def make(plain: bool):
+        with kernels.plain() if plain else contextlib.nullcontext():
+            return plan.make(
+                arguments.model,
+                arguments.topology,
+                size=arguments.size,
+                per_device=arguments.per_device,
+                dtype=arguments.dtype,
+                quick=arguments.quick,
+                say=lambda line: print(line, file=sys.stderr, flush=True),
+            )
+
+    made = make(arguments.plain)
     print("\n".join(_lines(arguments.model, made, arguments.blocks)))
+    if arguments.compare:
+        print("\n".join(_compared(made, make(True))))
 
 
 def _lines(model: str, plan, with_blocks: bool):
@@ -83,7 +90,8 @@ def _lines(model: str, plan, with_blocks: bool):
         if cost.refused:
             yield f"  the compiler refuses: {cost.refused}"
     yield ""
-    yield _row("time of a call", "GFLOP", "moved", "arithmetic", "traffic", "roofline", "compiler's", "compiled in")
+    kinds = ("GFLOP", "moved", "arithmetic", "traffic", "roofline", "of it compute", "compiler's", "compiled in")
+    yield _row("time of a call", *kinds)
     for program in plan.programs:
         yield _row(program.title, *_work(program.cost, chip))
         if with_blocks:
@@ -99,14 +107,38 @@ def _lines(model: str, plan, with_blocks: bool):
         )
 
 
+def _compared(ours, plain):
+    """Two plans side by side, the second with plain attention."""
+    measures = {
+        "GFLOP": lambda cost: cost.flops / 1e9,
+        "moved, GB": lambda cost: cost.traffic / 1e9,
+        "temporaries, GB": lambda cost: cost.temporaries / 1e9,
+    }
+    if ours.chip is not None:
+        measures["roofline, ms"] = lambda cost: 1e3 * max(cost.roofline(ours.chip))
+        measures["of it compute, %"] = lambda cost: 100 * cost.compute(ours.chip)
+    measures["compiled in, s"] = lambda cost: cost.compile_seconds
+    for here, there in zip(ours.programs, plain.programs, strict=True):
+        yield ""
+        yield _row(here.title, "as it runs", "plain", "ratio")
+        for name, measure in measures.items():
+            ran, defined = measure(here.cost), measure(there.cost)
+            yield _row(f"  {name}", f"{ran:,.2f}", f"{defined:,.2f}", f"{ran / defined:.2f}" if defined else "?")
+
+
 def _work(cost, chip):
     times = (None, None) if chip is None else cost.roofline(chip)
-    roofline = None if chip is None else max(times)
     yield f"{cost.flops / 1e9:,.1f}"
     yield _bytes(cost.traffic)
-    for seconds in (*times, roofline, cost.seconds):
-        yield "?" if seconds is None else f"{seconds * 1e3:.2f} ms"
+    for seconds in (*times, None if chip is None else max(times)):
+        yield _milliseconds(seconds)
+    yield "?" if chip is None else f"{cost.compute(chip):.0%}"
+    yield _milliseconds(cost.seconds)
     yield f"{cost.compile_seconds:.0f} s"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "?" if seconds is None else f"{seconds * 1e3:.2f} ms"
 
 
 def _chip(chip) -> str:

@@ -4,8 +4,9 @@
 |---------------------------|----------------------|-------------------------|-----------------|---------|
 | wide 3x3 convolution      | Winograd             | plain                   | plain           | plain   |
 | 3x3 of a doubled image    | Winograd of doubles  | plain                   | plain           | plain   |
-| 1x1 convolution           | a product            | a product               | a product       | product |
 | attention                 | as caches hold       | flash, where it is long | cuDNN (16 bits) | bounded |
+| GEGLU                     | one product          | two products            | one             | one     |
+| before a group norm       | -                    | `settled`               | -               | -       |
 
 A convolution's algorithm is chosen once, where weights are placed, which it wants in another form
 (`models.lay_out`). Attention is chosen when a program is lowered for its platform, so one trace serves a
@@ -21,15 +22,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ssd1b_jax.kernels import winograd
-from ssd1b_jax.kernels.attentions import Keys, Queries, bounded, cached, flash
+from ssd1b_jax.kernels import fusions, winograd
+from ssd1b_jax.kernels.attentions import Keys, Queries, bounded, cached
 from ssd1b_jax.kernels.winograd import Winograd
 
 WINOGRAD_CHANNELS = 256  # in and out, at least: below, its sums cost more than the products they spare
 LARGE_CHANNELS = (
     512  # fewer: the larger the kernel, the more memory its weights take, and the less there is of the image
 )
-FLASH_TOKENS = 512  # at least: below, the scores are too small to matter
+FLASH_TOKENS = 512  # queries at least: below, the scores are too small to matter
+FLASH_FEATURES = (64, 128, 256, 512)  # of a head
 _plain_only = contextvars.ContextVar("plain_only", default=False)
 
 
@@ -84,10 +86,34 @@ def attention(
 def _attention_kernels(query: Queries, key: Keys, value: Keys) -> dict:
     """By platform, the kernels that take arrays of such shapes."""
     kernels = {"cpu": cached}
-    queries, keys, features = query.shape[1], key.shape[1], query.shape[3]
-    if min(queries, keys) >= FLASH_TOKENS and queries % 128 == keys % 128 == 0 and features % 64 == 0:
-        kernels["tpu"] = flash
+    _, queries, heads, features = query.shape
+    lanes = max(features, 128)
+    if queries >= FLASH_TOKENS and queries % 128 == 0 and features in FLASH_FEATURES and heads * features % lanes == 0:
+        kernels["tpu"] = _flash
     # cuDNN's kernel can be traced only where there is one.
     if query.dtype.itemsize == 2 and features <= 128 and any(d.platform == "gpu" for d in jax.local_devices()):
         kernels["cuda"] = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
     return kernels
+
+
+def _flash(query: Queries, key: Keys, value: Keys) -> Queries:
+    from ssd1b_jax.kernels import flash  # a third of a second, for TPUs alone
+
+    flat = [x.reshape(*x.shape[:2], -1) for x in (query, key, value)]
+    return flash.attention(*flat, features=query.shape[3]).reshape(query.shape)
+
+
+def geglu(
+    x: Float[Array, "*lead features"], kernel: Float[Array, "features twice"], bias: Float[Array, " twice"]
+) -> Float[Array, "*lead half"]:
+    """The first half of a projection's channels times the gelu of the others (Shazeer, 2002.05202)."""
+    return jax.lax.platform_dependent(x, kernel, bias, tpu=fusions.geglu_of_halves, default=fusions.geglu_of_whole)
+
+
+def settled(x: Array) -> Array:
+    """`x`, on TPUs computed and laid out before what follows is.
+
+    XLA:TPU splits images of a small batch to convolve them. Left to itself it keeps them split through the norms
+    behind, in float32 and with masks, which moves three times as much.
+    """
+    return jax.lax.platform_dependent(x, tpu=jax.lax.optimization_barrier, default=lambda x: x)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ssd1b_jax import kernels
 from ssd1b_jax.config import UNetConfig
 from ssd1b_jax.models.layers import (
     Attention,
@@ -50,8 +51,7 @@ class FeedForward(nnx.Module):
         self.proj_out = Linear(4 * channels, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Tokens) -> Tokens:
-        values, gates = jnp.split(self.proj_in(x), 2, axis=-1)
-        return self.proj_out(values * jax.nn.gelu(gates, approximate=False))
+        return self.proj_out(kernels.geglu(x, self.proj_in.kernel[...], self.proj_in.bias[...]))
 
 
 class TransformerBlock(nnx.Module):
