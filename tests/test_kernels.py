@@ -255,6 +255,7 @@ def test_the_platform_chooses_the_attention():
     assert "tpu_custom_call" in lowered("tpu", tokens, tokens, tokens, dtype=jnp.float32)
     assert "tpu_custom_call" not in lowered("cpu", tokens, tokens, tokens)
     assert "tpu_custom_call" in lowered("tpu", tokens, prompt, prompt)
+    assert "tpu_custom_call" not in lowered("tpu", tokens, tokens, tokens, dtype=jnp.float16)
     few = (1, 256, 128)
     assert "tpu_custom_call" not in lowered("tpu", few, few, few)
     one_head = (1, 1024, 64)

@@ -32,6 +32,7 @@ LARGE_CHANNELS = (
 )
 FLASH_TOKENS = 512  # queries at least: below, the scores are too small to matter
 FLASH_FEATURES = (64, 128, 256, 512)  # of a head
+FLASH_DTYPES = (jnp.bfloat16, jnp.float32)  # a TPU has no float16
 _plain_only = contextvars.ContextVar("plain_only", default=False)
 
 
@@ -87,8 +88,8 @@ def _attention_kernels(query: Queries, key: Keys, value: Keys) -> dict:
     """By platform, the kernels that take arrays of such shapes."""
     kernels = {"cpu": cached}
     _, queries, heads, features = query.shape
-    lanes = max(features, 128)
-    if queries >= FLASH_TOKENS and queries % 128 == 0 and features in FLASH_FEATURES and heads * features % lanes == 0:
+    whole = queries % 128 == heads * features % 128 == 0 and features in FLASH_FEATURES
+    if whole and queries >= FLASH_TOKENS and query.dtype in FLASH_DTYPES:
         kernels["tpu"] = _flash
     # cuDNN's kernel can be traced only where there is one.
     if query.dtype.itemsize == 2 and features <= 128 and any(d.platform == "gpu" for d in jax.local_devices()):
