@@ -57,6 +57,7 @@ def test_a_contender_that_fails_is_named():
         take_turns(["ours"], task("nonsense"), reps=1)
 
 
+@pytest.mark.slow
 def test_every_run_of_a_start_is_a_new_process():
     ours, loading = take_turns(["ours", "ours:load"], task("start"), reps=1, warm=False)
     assert 0 < ours.notes["second_s"] < ours.median
