@@ -1,7 +1,8 @@
 """A program as the blocks it calls: traced with every block as one equation, so that each need be looked at once.
 
 What lies between blocks (guidance, the sampler's step, activations, skip connections joined) is left out.
-How good the sum of blocks is, of SSD-1B in bfloat16 on a TPU v5e at 1024 x 1024 (libtpu 0.0.52, 2026-11-23):
+How good the sum of blocks is, of SSD-1B in bfloat16 on a TPU v5e at 1024 x 1024 with plain attention (libtpu
+0.0.52, 2026-11-23):
 
 |                               | arithmetic | traffic with memory | temporaries |
 |-------------------------------|------------|---------------------|-------------|
