@@ -27,9 +27,7 @@ from ssd1b_jax.kernels.attentions import Keys, Queries, bounded, cached
 from ssd1b_jax.kernels.winograd import Winograd
 
 WINOGRAD_CHANNELS = 256  # in and out, at least: below, its sums cost more than the products they spare
-LARGE_CHANNELS = (
-    512  # fewer: the larger the kernel, the more memory its weights take, and the less there is of the image
-)
+LARGE_CHANNELS = 512  # fewer, or weights four times the kernel's size are much of the memory, for images that are small
 FLASH_TOKENS = 512  # queries at least: below, the scores are too small to matter
 FLASH_FEATURES = (64, 128, 256, 512)  # of a head
 FLASH_DTYPES = (jnp.bfloat16, jnp.float32)  # a TPU has no float16
