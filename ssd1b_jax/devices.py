@@ -17,6 +17,7 @@ import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+JAX_KEEPS_FROM = 1.0  # seconds that a program took to compile, by default
 
 
 class Devices:
@@ -80,9 +81,12 @@ def enable_compilation_cache() -> Path:
     """Keep compiled programs in the user's cache folder, unless JAX was told of another already.
 
     JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    Small programs are kept too, which JAX by itself compiles anew in every process, unless it was
+    told from how many seconds on.
     """
     if jax.config.jax_compilation_cache_dir is None:
         folder = Path(platformdirs.user_cache_dir("ssd1b_jax")) / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if jax.config.jax_persistent_cache_min_compile_time_secs == JAX_KEEPS_FROM:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     return Path(jax.config.jax_compilation_cache_dir)

@@ -13,9 +13,10 @@ import pytest
 import tiny
 
 from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError
-from ssd1b_jax.devices import Devices
+from ssd1b_jax.devices import Devices, enable_compilation_cache
 from ssd1b_jax.notebook import compilations
 
+CACHE_SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 COLLECTIVES = r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
 
 
@@ -247,3 +248,16 @@ def test_a_call_tells_a_misspelled_setting(tiny_pipe, wrong, meant):
 
 def test_no_requests_give_no_results(tiny_pipe):
     assert tiny_pipe.generate([]) == []
+
+
+@pytest.mark.parametrize(("told", "kept_from"), [(1.0, 0.05), (3.0, 3.0)])
+def test_small_programs_are_kept_unless_jax_was_told_otherwise(tmp_path, told, kept_from):
+    before = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", told)
+        assert enable_compilation_cache() == tmp_path
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == kept_from
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -77,7 +77,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m ssd1b_jax.bench",
         description="Time parts of the work beside diffusers on PyTorch, and OpenVINO where it is installed,\n"
         "taking turns. Parts:\n" + listing,
-        epilog="start and load write ssd_1b's random weights, 5 GB for each contender, to the temporary folder once.",
+        epilog="start and load write ssd_1b's random weights, 9 GB for each contender, to the temporary folder once.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="parts to time (default: all)")
