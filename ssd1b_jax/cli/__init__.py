@@ -32,7 +32,7 @@ def _run(argv: list[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
     # JAX makes many objects that stay: to look for garbage among them again and again, and when the
-    # process ends, is a fifth of a picture's time.
+    # process ends, takes a good part of a short command's time.
     gc.set_threshold(100_000, 20, 100)
     atexit.register(gc.freeze)
     try:
