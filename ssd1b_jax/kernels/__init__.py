@@ -44,6 +44,11 @@ def plain() -> Iterator[None]:
         _plain_only.reset(token)
 
 
+def is_plain() -> bool:
+    """Whether this is inside `plain`, which what is traced once for many uses must ask for."""
+    return _plain_only.get()
+
+
 def convolution(
     platform: str | None, kernel_shape: tuple[int, ...], strides, padding, dtype, doubled: bool = False
 ) -> Winograd | None:
@@ -75,7 +80,7 @@ def attention(
 ) -> Float[Array, "batch queries channels"]:
     """Scaled dot-product attention over `num_heads` equal slices of the channels."""
     split = [x.reshape(*x.shape[:-1], num_heads, -1) for x in (query, key, value)]
-    if is_causal or _plain_only.get():
+    if is_causal or is_plain():
         mixed = jax.nn.dot_product_attention(*split, is_causal=is_causal)
     else:
         mixed = jax.lax.platform_dependent(*split, **_attention_kernels(*split), default=bounded)

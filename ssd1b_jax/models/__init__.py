@@ -1,10 +1,11 @@
 """The four networks of the SDXL family as Flax NNX modules, channels last."""
 
+from collections.abc import Mapping
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from ssd1b_jax.config import ModelConfig
@@ -14,14 +15,16 @@ from ssd1b_jax.models.layers import Conv
 from ssd1b_jax.models.unet import UNet
 from ssd1b_jax.models.vae import VAE
 
+Path = tuple[str | int, ...]  # of a parameter
+
 PARTS = {"unet": UNet, "vae": VAE, "text_encoder": CLIPTextEncoder, "text_encoder_2": CLIPTextEncoder}
 
 
-class _OneKey(nnx.Rngs):
-    """The same key for every parameter. Counting keys makes `nnx.eval_shape` quadratic: 18 s for SSD-1B, not 1."""
+class _Keyless(nnx.Rngs):
+    """No key for any parameter, as only shapes are wanted: tracing the draws takes most of the time otherwise."""
 
     def params(self):
-        return jax.random.wrap_key_data(np.zeros(2, np.uint32))
+        return None
 
 
 def abstract(
@@ -32,7 +35,7 @@ def abstract(
     `nnx.merge(graphdef, params)` is the network, given parameters in that structure: that of
     checkpoints, or with a `platform` that of `lay_out`.
     """
-    graphdef, shapes = _abstract(part, getattr(config, part), jnp.dtype(dtype), platform)
+    graphdef, shapes, _ = _abstract(part, getattr(config, part), jnp.dtype(dtype), platform)
     return graphdef, jax.tree.map(lambda leaf: leaf, shapes)
 
 
@@ -65,30 +68,26 @@ def lay_out(part: str, config: ModelConfig, params: dict, platform: str | None, 
     return laid_out(params, ())
 
 
-def algorithms(part: str, config: ModelConfig, dtype, platform: str | None) -> dict[tuple[str | int, ...], Winograd]:
+def algorithms(part: str, config: ModelConfig, dtype, platform: str | None) -> Mapping[Path, Winograd]:
     """The paths of a part's kernels that `lay_out` replaces by what such an algorithm's `pack` makes of them."""
-    graphdef, shapes = abstract(part, config, dtype, platform)
-    layers = nnx.iter_modules(nnx.merge(graphdef, shapes))
-    return {
-        (*path, "kernel"): layer.algorithm
-        for path, layer in layers
-        if isinstance(layer, Conv) and layer.algorithm is not None
-    }
+    return _abstract(part, getattr(config, part), jnp.dtype(dtype), platform).algorithms
+
+
+class _Abstract(NamedTuple):
+    graphdef: nnx.GraphDef
+    shapes: dict
+    algorithms: Mapping[Path, Winograd]
 
 
 @cache
-def _abstract(part, config, dtype, platform):
+def _abstract(part, config, dtype, platform) -> _Abstract:
     if platform is None:
-        network = nnx.eval_shape(lambda: PARTS[part](config, dtype=dtype, rngs=_OneKey(0)))
+        network, chosen = nnx.eval_shape(lambda: PARTS[part](config, dtype=dtype, rngs=_Keyless())), {}
     else:  # from the other: to build a network anew takes five times as long
-        graphdef, shapes = _abstract(part, config, dtype, None)
-        network = nnx.eval_shape(lambda params: _laid_out(nnx.merge(graphdef, params), platform), shapes)
-    graphdef, state = nnx.split(network)
-    return graphdef, nnx.to_pure_dict(state)
-
-
-def _laid_out(network: nnx.Module, platform: str) -> nnx.Module:
-    for _, layer in list(nnx.iter_modules(network)):
-        if isinstance(layer, Conv):
+        network = nnx.merge(*_abstract(part, config, dtype, None)[:2])
+        convolutions = [(path, layer) for path, layer in nnx.iter_modules(network) if isinstance(layer, Conv)]
+        for _, layer in convolutions:
             layer.lay_out(platform)
-    return network
+        chosen = {(*path, "kernel"): layer.algorithm for path, layer in convolutions if layer.algorithm is not None}
+    graphdef, state = nnx.split(network)
+    return _Abstract(graphdef, nnx.to_pure_dict(state), chosen)

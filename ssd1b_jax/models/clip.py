@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from ssd1b_jax.config import CLIPTextConfig
 from ssd1b_jax.kernels import attention
-from ssd1b_jax.models.layers import ACTIVATIONS, LayerNorm, Linear
+from ssd1b_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, repeated
 
 Hidden = Float[Array, "batch tokens channels"]
 Tokens = Int[Array, "batch tokens"]
@@ -56,6 +56,7 @@ class EncoderLayer(nnx.Module):
         self.layer_norm2 = LayerNorm(config.hidden_size, dtype=dtype, rngs=rngs)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
 
+    @repeated
     def __call__(self, x: Hidden) -> Hidden:
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
@@ -65,10 +66,8 @@ class CLIPTextEncoder(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         width = config.hidden_size
         self.config = config
-        self.token_embedding = nnx.Embed(config.vocab_size, width, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.position_embedding = nnx.Embed(
-            config.max_position_embeddings, width, dtype=dtype, param_dtype=dtype, rngs=rngs
-        )
+        self.token_embedding = Embedding(config.vocab_size, width, dtype=dtype, rngs=rngs)
+        self.position_embedding = Embedding(config.max_position_embeddings, width, dtype=dtype, rngs=rngs)
         self.layers = nnx.List(EncoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers))
         self.final_layer_norm = LayerNorm(width, dtype=dtype, rngs=rngs)
         self.text_projection = (

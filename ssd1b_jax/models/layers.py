@@ -6,7 +6,9 @@ spelled out. Norms, softmax and embeddings of time are computed in float32 whate
 Every module takes the `dtype` it computes in and keeps its parameters in.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -23,15 +25,63 @@ ACTIVATIONS = {
 }
 
 
+def repeated(call: Callable) -> Callable:
+    """A `__call__` that is traced and lowered once for all modules of the same structure and shapes.
+
+    The compiler sees each use as if it were written out.
+    """
+
+    @functools.wraps(call)
+    def shared(module, *arguments):
+        graphdef, params = nnx.split(module)
+        return _shared(call, graphdef, kernels.is_plain(), params, *arguments)
+
+    return shared
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _shared(call, graphdef, plain, params, *arguments):
+    return call(nnx.merge(graphdef, params), *arguments)
+
+
+def _keyless(initializer: Callable) -> Callable:
+    """The initializer, or, where it is given no key, zeros: so quickly are shapes found."""
+
+    def initial(key: jax.Array | None, shape: tuple[int, ...], dtype) -> Array:
+        return jnp.zeros(shape, dtype) if key is None else initializer(key, shape, dtype)
+
+    return initial
+
+
+# Flax's defaults.
+_kernel = _keyless(nnx.initializers.lecun_normal())
+_embedding = _keyless(nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0))
+
+
 class Linear(nnx.Linear):
     """A dense layer on (rows, features): flat, because XLA:CPU's gradient of a batched one is slow."""
 
     def __init__(self, in_features: int, out_features: int, *, use_bias: bool = True, dtype, rngs: nnx.Rngs):
-        super().__init__(in_features, out_features, use_bias=use_bias, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        super().__init__(
+            in_features,
+            out_features,
+            use_bias=use_bias,
+            dtype=dtype,
+            param_dtype=dtype,
+            kernel_init=_kernel,
+            rngs=rngs,
+        )
 
     def __call__(self, x: Float[Array, "*lead features"]) -> Float[Array, "*lead out"]:
         flat = super().__call__(x.reshape(-1, x.shape[-1]))
         return flat.reshape(*x.shape[:-1], self.out_features)
+
+
+class Embedding(nnx.Embed):
+    """A vector for each of `count` ids."""
+
+    def __init__(self, count: int, features: int, *, dtype, rngs: nnx.Rngs):
+        super().__init__(count, features, dtype=dtype, param_dtype=dtype, embedding_init=_embedding, rngs=rngs)
 
 
 class Conv(nnx.Conv):
@@ -60,19 +110,20 @@ class Conv(nnx.Conv):
             padding=kernel_size // 2 if padding is None else padding,
             dtype=dtype,
             param_dtype=dtype,
+            kernel_init=_kernel,
             rngs=rngs,
         )
         self.doubled = doubled
         self.algorithm: kernels.Winograd | None = None
 
     def lay_out(self, platform: str | None) -> None:
-        """Replace the kernel by what `platform` convolves with, if that is something else."""
-        kernel = self.kernel[...]
+        """Replace the shape of the kernel by those of what `platform` convolves with, if that is something else."""
+        kernel = self.kernel.get_value()
         self.algorithm = kernels.convolution(
             platform, kernel.shape, self.strides, self.padding, kernel.dtype, self.doubled
         )
         if self.algorithm is not None:
-            self.kernel = nnx.List(map(nnx.Param, self.algorithm.pack(kernel)))
+            self.kernel = nnx.List(map(nnx.Param, jax.eval_shape(self.algorithm.pack, kernel)))
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch out_h out_w out"]:
         if self.algorithm is not None:
@@ -173,6 +224,7 @@ class ResnetBlock(nnx.Module):
             None if in_channels == out_channels else Conv(in_channels, out_channels, 1, dtype=dtype, rngs=rngs)
         )
 
+    @repeated
     def __call__(
         self,
         x: Float[Array, "batch height width channels"],

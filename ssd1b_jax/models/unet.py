@@ -24,6 +24,7 @@ from ssd1b_jax.models.layers import (
     MLPEmbedding,
     ResnetBlock,
     Upsample,
+    repeated,
     sinusoidal_embedding,
 )
 
@@ -65,6 +66,7 @@ class TransformerBlock(nnx.Module):
         self.norm3 = LayerNorm(channels, dtype=dtype, rngs=rngs)
         self.ff = FeedForward(channels, dtype=dtype, rngs=rngs)
 
+    @repeated
     def __call__(self, x: Tokens, prompt: KeyValue) -> Tokens:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), prompt)
