@@ -38,17 +38,19 @@ def save(
     text = {PARAMETERS: provenance.parameters(record), KEY: provenance.dumps(record)} if metadata else {}
     fits = fitting(text) if path.suffix.lower() in (".jpg", ".jpeg") else text
     images.save(enlarged, path, fits, _prepared(record, request) if embed_input else None)
-    left_out, beside, notes = text.keys() - fits.keys(), sidecar_path(path), []
+    left_out, beside, notes = text.keys() - fits.keys(), None, []
     if PARAMETERS in left_out:
         notes.append("the settings are too long for a JPEG's EXIF, where other programs look for them")
-    beside = beside if sidecar or KEY in left_out and not _is_anothers(beside) else None
-    if beside:
-        files.write(beside, f"{provenance.dumps(record, indent=1)}\n".encode())
+    if sidecar or KEY in left_out:
+        beside = sidecar_path(path)
+        if _is_anothers(beside):
+            lost = f"lost, for {beside} is another program's file: save as PNG or WebP to keep it"
+            beside = None
+        else:
+            files.write(beside, f"{provenance.dumps(record, indent=1)}\n".encode())
     if KEY in left_out:
-        lost = f"lost, for {sidecar_path(path)} is another program's file: save as PNG or WebP to keep it"
-        notes.append(
-            f"the record of how it was made is too long for a JPEG: it is {f'in {beside}' if beside else lost}"
-        )
+        kept = f"in {beside}" if beside else lost
+        notes.append(f"the record of how it was made is too long for a JPEG: it is {kept}")
     return Saved(path, beside, tuple(notes))
 
 

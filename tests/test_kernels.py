@@ -40,7 +40,7 @@ ALGORITHMS = {
     "large": (winograd.LARGE, definition),
     "doubled": (winograd.DOUBLED, lambda x, kernel: definition(doubled(x), kernel)),
 }
-# LARGE sums numbers some times larger than its result is: its error is ten times that of the definition.
+# LARGE sums numbers some times larger than its result is: its error is several times that of a direct convolution.
 ERRORS = {"small": ROUNDING, "large": 5 * ROUNDING, "doubled": ROUNDING}
 
 

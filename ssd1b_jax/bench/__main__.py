@@ -23,14 +23,14 @@ PARTS = {
     "img2img": "a whole picture, programs compiled and weights loaded",
     "start": "a new process to its first picture; compiled programs are cached",
     "load": "a new process that imports what it needs, verifies and loads the weights",
-    "batch": "64 pictures, files to files, over 4 virtual devices (emoji only)",
+    "batch": "64 pictures, files to files, 4 at a time, ours on virtual devices (emoji only)",
     "compile": "tracing and compiling the UNet, no cache; ours alone, as PyTorch needs no compiling",
     "host": "a picture, file to file, and how much of that is the host's work",
 }
 FRESH = ("start", "load")  # every run in a new process
 # Whom we are beside, by the module of `bench` that knows them: the package they need, and their parts.
 PEERS = {
-    "peer": ("torch", ("unet", "vae-encode", "vae-decode", "text", "img2img", "start", "load")),
+    "peer": ("torch", ("unet", "vae-encode", "vae-decode", "text", "img2img", "start", "load", "batch", "host")),
     "openvino": ("openvino", ("unet", "vae-encode", "vae-decode")),
 }
 EMBEDDED_ONLY = ("batch",)  # the weights are on every one of the devices

@@ -47,6 +47,17 @@ class Prepared:
     notes: Callable[[], dict[str, float]] = dict
 
 
+def started(run: Callable[[], None]) -> Prepared:
+    """A first picture; `second_s` is another's time."""
+
+    def another() -> dict[str, float]:
+        began = time.perf_counter()
+        run()
+        return dict(second_s=time.perf_counter() - began)
+
+    return Prepared(run, notes=another)
+
+
 def take_turns(names: list[str], task: Task, reps: int, warm: bool = True) -> list[Measured]:
     """Run a task `reps` times by each contender, one after the other, after one run to warm up.
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ssd1b_jax import images, models
-from ssd1b_jax.bench.contenders import Prepared
-from ssd1b_jax.bench.task import FOLDER, GUIDED, Task
+from ssd1b_jax import models
+from ssd1b_jax.bench.contenders import Prepared, started
+from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, Task
 from ssd1b_jax.checkpoint import Manifest, Model, load_model, read_manifest, save_model
 from ssd1b_jax.devices import Devices, give_back
 from ssd1b_jax.pipeline import Pipeline
@@ -129,15 +129,9 @@ def _folder(task: Task) -> str | Path:
 
 
 def start(task: Task) -> Prepared:
-    """To the first picture, programs already in the compilation cache; `second_s` is another picture's time."""
+    """To the first picture, programs already in the compilation cache."""
     pipe = Pipeline.from_pretrained(_folder(task), devices=jax.local_devices()[:1])
-
-    def another() -> dict[str, float]:
-        began = time.perf_counter()
-        pipe.generate([_request(task)])
-        return dict(second_s=time.perf_counter() - began)
-
-    return Prepared(lambda: pipe.generate([_request(task)]) and None, notes=another)
+    return started(lambda: pipe.generate([_request(task)]) and None)
 
 
 def load(task: Task) -> Prepared:
@@ -194,11 +188,8 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 def _from_files(task: Task, pipe: Pipeline, busy: Busy, count: int) -> tuple[Callable[[], None], list]:
     """Pictures read from as many files and written to others; of every run its seconds, and those with work."""
     kept = tempfile.TemporaryDirectory()  # until `run` is dropped
-    requests, times = [], []
-    for i in range(count):
-        path = Path(kept.name) / f"{i}.png"
-        images.save(np.roll(task.picture(), i, axis=0).repeat(2, axis=0).repeat(2, axis=1), path)
-        requests.append(dataclasses.replace(_request(task, i), image=path))
+    paths, times = task.write_pictures(Path(kept.name), count), []
+    requests = [dataclasses.replace(_request(task, i), image=path) for i, path in enumerate(paths)]
 
     def run():
         busy.take()
@@ -222,15 +213,15 @@ def host(task: Task) -> Prepared:
     return Prepared(run, notes=notes)
 
 
-def batch(task: Task, devices: int = 4, pictures: int = 64) -> Prepared:
+def batch(task: Task, devices: int = 4) -> Prepared:
     """Pictures from files to files over virtual devices: how many a second, and how much of that these had work."""
     jax.config.update("jax_num_cpu_devices", devices)
     busy = Busy()
-    run, times = _from_files(task, _pipeline(task), busy, pictures)
+    run, times = _from_files(task, _pipeline(task), busy, PICTURES)
 
     def notes() -> dict[str, float]:
         seconds, spent = np.transpose(times[1:])
-        return dict(pictures_per_s=float(pictures / np.median(seconds)), busy_share=float(np.median(spent / seconds)))
+        return dict(pictures_per_s=float(PICTURES / np.median(seconds)), busy_share=float(np.median(spent / seconds)))
 
     return Prepared(run, notes=notes)
 

@@ -3,20 +3,24 @@
 They come with the optional extra `reference`. The networks are built from our configs, with random weights.
 """
 
-import time
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from ssd1b_jax.bench.contenders import Prepared
-from ssd1b_jax.bench.task import FOLDER, GUIDED, Task
+from ssd1b_jax.bench.contenders import Prepared, started
+from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, Task
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import diffusers
     import torch
     import transformers
+
+TOGETHER = 4  # pictures of a batch: as many as ours, and no slower than more
 
 for library in (diffusers, transformers):
     library.logging.set_verbosity_error()
@@ -163,25 +167,53 @@ def _pipeline(task: Task, parts: dict):
     )  # fmt: skip
 
 
-def _remake(pipe, task: Task) -> None:
-    """A whole picture, text encoders included; the ids are given, as the two vocabularies differ."""
-    tokens = torch.from_numpy(task.tokens())
+def _remake(pipe, task: Task, pictures: list) -> list:
+    """Whole pictures, text encoders included; the ids are given, as the two vocabularies differ."""
+    count = len(pictures)
+    tokens = torch.from_numpy(task.tokens()).repeat_interleave(count, dim=0)
     first = pipe.text_encoder(tokens, output_hidden_states=True)
     second = pipe.text_encoder_2(tokens, output_hidden_states=True)
     context = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
     pooled = second.text_embeds
     pipe.set_progress_bar_config(disable=True)
-    pipe(
-        image=diffusers.utils.numpy_to_pil(task.picture()[None] / 255.0)[0], strength=task.strength,
-        num_inference_steps=task.steps, guidance_scale=5.0, prompt_embeds=context[1:], pooled_prompt_embeds=pooled[1:],
-        negative_prompt_embeds=context[:1], negative_pooled_prompt_embeds=pooled[:1],
-        generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    return pipe(
+        image=pictures, strength=task.strength, num_inference_steps=task.steps, guidance_scale=5.0,
+        prompt_embeds=context[count:], pooled_prompt_embeds=pooled[count:],
+        negative_prompt_embeds=context[:count], negative_pooled_prompt_embeds=pooled[:count],
+        generator=[torch.Generator().manual_seed(i) for i in range(count)],
+    ).images  # fmt: skip
+
+
+def _one(pipe, task: Task) -> Prepared:
+    picture = diffusers.utils.numpy_to_pil(task.picture()[None] / 255.0)
+    return _inference(lambda: _remake(pipe, task, picture))
 
 
 def img2img(task: Task) -> Prepared:
-    pipe = _pipeline(task, _parts(task))
-    return _inference(lambda: _remake(pipe, task))
+    return _one(_pipeline(task, _parts(task)), task)
+
+
+def _from_files(task: Task, count: int) -> Prepared:
+    """Pictures read from as many files and written to others, some at a time."""
+    pipe, kept = _pipeline(task, _parts(task)), tempfile.TemporaryDirectory()
+    paths = task.write_pictures(Path(kept.name), count)
+
+    def run():
+        for start in range(0, count, TOGETHER):
+            some = paths[start : start + TOGETHER]
+            pictures = [Image.open(path).convert("RGB").resize((task.size, task.size)) for path in some]
+            for path, made in zip(some, _remake(pipe, task, pictures), strict=True):
+                made.save(Path(kept.name) / f"{path.stem}-made.png")
+
+    return _inference(run)
+
+
+def host(task: Task) -> Prepared:
+    return _from_files(task, 1)
+
+
+def batch(task: Task) -> Prepared:
+    return _from_files(task, PICTURES)
 
 
 KINDS = dict(
@@ -207,18 +239,10 @@ def load(task: Task) -> Prepared:
 
 
 def start(task: Task) -> Prepared:
-    pipe = _pipeline(task, _load(task))
-    prepared = _inference(lambda: _remake(pipe, task))
-
-    def another() -> dict[str, float]:
-        began = time.perf_counter()
-        prepared.run()
-        return dict(second_s=time.perf_counter() - began)
-
-    return Prepared(prepared.run, notes=another)
+    return started(_one(_pipeline(task, _load(task)), task).run)
 
 
 PARTS = {
     "unet": network, "vae-encode": network, "vae-decode": network, "text": text, "img2img": img2img,
-    "start": start, "load": load,
+    "start": start, "load": load, "batch": batch, "host": host,
 }  # fmt: skip

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd1b_jax import config
+from ssd1b_jax import config, images
 from ssd1b_jax.config import ModelConfig
 
 MODELS = {"emoji": config.emoji, "ssd_1b": config.ssd_1b}
 GUIDED = 2  # the negative and the positive prompt
+PICTURES = 64  # of a batch
 FOLDER = Path(tempfile.gettempdir()) / "ssd1b_jax-bench"  # for models with random weights
 
 
@@ -51,3 +52,10 @@ class Task:
         """Pixels; smooth, as photographs are."""
         ramp = np.linspace(0, 255, self.size)
         return np.stack(np.broadcast_arrays(ramp[:, None], ramp, ramp[::-1, None]), axis=-1).astype(np.uint8)
+
+    def write_pictures(self, folder: Path, count: int) -> list[Path]:
+        """As many files as asked for, of twice the height and width that they are remade in."""
+        paths = [folder / f"{i}.png" for i in range(count)]
+        for i, path in enumerate(paths):
+            images.save(np.roll(self.picture(), i, axis=0).repeat(2, axis=0).repeat(2, axis=1), path)
+        return paths

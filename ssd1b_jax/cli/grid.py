@@ -6,17 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ssd1b_jax.cli import settings
 from ssd1b_jax.cli.console import ProgressBar, describe
-from ssd1b_jax.cli.settings import (
-    add_files,
-    add_pipeline,
-    add_request,
-    check,
-    check_files,
-    of_request,
-    pipeline,
-    saving,
-)
 
 
 def add(commands) -> None:
@@ -35,10 +26,7 @@ def add(commands) -> None:
     add("--y", metavar="SETTING=VALUES", help="rows: another one")
     add("-o", "--output", type=Path, default=Path("grid.png"), metavar="OUT", help="default: grid.png")
     add("--cell", type=int, default=256, metavar="PIXELS", help="size of a picture in the table (default: 256)")
-    add("--quiet", action="store_true", help="no progress bar")
-    add_request(parser)
-    add_pipeline(parser)
-    add_files(parser)
+    settings.add(parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -52,11 +40,11 @@ def _run(arguments: argparse.Namespace) -> None:
     folder = arguments.output.with_suffix("")
     if not 32 <= arguments.cell <= 2048:
         raise ValueError(f"cell must be from 32 to 2048 pixels, got {arguments.cell}")
-    check(arguments, arguments.output)
+    settings.check(arguments, arguments.output)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is in the way of the folder of pictures: choose another output")
     axes = [grid.parse_axis(said) for said in (arguments.x, arguments.y) if said is not None]
-    table = grid.Grid(base=of_request(arguments), **dict(zip("xy", axes, strict=False)))
+    table = grid.Grid(base=settings.of_request(arguments), **dict(zip("xy", axes, strict=False)))
     requests = table.requests(read_manifest(arguments.model).config)
     for axis in axes:
         if axis.setting in SOURCES:
@@ -66,15 +54,17 @@ def _run(arguments: argparse.Namespace) -> None:
     cells = [figure.cell(np.full((request.height, request.width, 3), PALE, np.uint8)) for request in requests]
     height, width, _ = figure.draw(cells).shape
     images.check_writable(arguments.output, width, height)
-    check_files(arguments, arguments.output, max(requests, key=lambda request: max(request.width, request.height)))
-    pipe = pipeline(arguments)
+    settings.check_files(
+        arguments, arguments.output, max(requests, key=lambda request: max(request.width, request.height))
+    )
+    pipe = settings.pipeline(arguments)
     folder.mkdir(exist_ok=True)
     count, failure = 0, None
     with ProgressBar(arguments.quiet) as bar:
         try:
             for index, result in bar.watch(pipe, requests):
                 path = folder / f"{table.names()[index]}{arguments.output.suffix}"
-                bar.note(result.save(path, **saving(arguments)).notes)
+                bar.note(result.save(path, **settings.saving(arguments)).notes)
                 cells[index] = figure.cell(result.pixels)
                 bar.write(f"{path}: {describe(result)}", sys.stdout)
                 count += 1

@@ -4,17 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ssd1b_jax.cli import settings
 from ssd1b_jax.cli.console import ProgressBar, describe
-from ssd1b_jax.cli.settings import (
-    add_files,
-    add_pipeline,
-    add_request,
-    check,
-    check_files,
-    of_request,
-    pipeline,
-    saving,
-)
 
 
 def add(commands) -> None:
@@ -34,28 +25,25 @@ def add(commands) -> None:
         help="PNG, JPEG or WebP to write (default: IMAGE's name-SEED.png here)",
     )
     parser.add_argument("--num-images", type=int, default=1, metavar="N", help="pictures, with seeds SEED, SEED+1 …")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_request(parser)
-    add_pipeline(parser)
-    add_files(parser)
+    settings.add(parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     # All that can be wrong is found before the weights are read.
-    check(arguments, _output_path(arguments, 0))
+    settings.check(arguments, _output_path(arguments, 0))
 
     from ssd1b_jax.checkpoint import read_manifest
     from ssd1b_jax.request import repeat
 
-    request = of_request(arguments).resolve(read_manifest(arguments.model).config)
+    request = settings.of_request(arguments).resolve(read_manifest(arguments.model).config)
     requests = repeat(request, arguments.num_images)
     for request in requests:
-        check_files(arguments, _output_path(arguments, *_seeds(request)), request)
-    pipe = pipeline(arguments)
+        settings.check_files(arguments, _output_path(arguments, *_seeds(request)), request)
+    pipe = settings.pipeline(arguments)
     with ProgressBar(arguments.quiet) as bar:
         for _, result in bar.watch(pipe, requests):
             path = _output_path(arguments, *_seeds(result.request))
-            bar.note(result.save(path, **saving(arguments)).notes)
+            bar.note(result.save(path, **settings.saving(arguments)).notes)
             bar.write(f"{path}: {describe(result)}", sys.stdout)
 
 

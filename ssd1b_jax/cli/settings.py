@@ -10,7 +10,15 @@ from ssd1b_jax import images
 from ssd1b_jax.choices import DTYPES, NOISES, SHORT
 
 
-def add_request(parser: argparse.ArgumentParser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
+    """All of them, and --quiet."""
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_request(parser)
+    _add_pipeline(parser)
+    _add_files(parser)
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
     """IMAGE, PROMPT and an option for every other field of Request; `of_request` reads them."""
     before = {action.dest for action in parser._actions}
     parser.add_argument("image", metavar="IMAGE", help="a picture: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF …")
@@ -61,7 +69,7 @@ def _group(parser: argparse.ArgumentParser, title: str, description: str | None 
     return add
 
 
-def add_pipeline(parser: argparse.ArgumentParser) -> None:
+def _add_pipeline(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and devices")
     group.add_argument("--model", default="emoji", help="emoji, which is built in (default), or a converted folder")
     group.add_argument("--dtype", choices=DTYPES, help="float32 on a CPU, else bfloat16")
@@ -70,7 +78,7 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_files(parser: argparse.ArgumentParser) -> None:
+def _add_files(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("files")
     add = group.add_argument
     add("--upscale", type=int, default=1, metavar="N", help="enlarge the written picture N times (Lanczos)")
