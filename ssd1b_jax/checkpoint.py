@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,8 +164,10 @@ def verify(model: str | Path) -> Manifest:
     for name in sorted(found ^ manifest.files.keys()):
         fault = "is not listed in model.json: remove it" if name in found else f"is missing: {AGAIN}"
         raise ModelError(f"{manifest.folder / name} {fault}")
-    for name, expected in manifest.files.items():
-        if _fingerprint(manifest.folder / name) != expected:
+    with ThreadPoolExecutor() as pool:
+        fingerprints = pool.map(_fingerprint, [manifest.folder / name for name in manifest.files])
+    for (name, expected), fingerprint in zip(manifest.files.items(), fingerprints, strict=True):
+        if fingerprint != expected:
             raise ModelError(f"{manifest.folder / name} is damaged (its size or sha256 is wrong): {AGAIN}")
     return manifest
 

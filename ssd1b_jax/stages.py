@@ -111,14 +111,16 @@ class Stages:
         self, params, inputs: Inputs, rows: sampler.Rows
     ) -> tuple[sampler.State, Sides, sampler.Known, dict[str, Finite]]:
         """All that is done once for a picture: the state before the first model call, and what stays the same."""
-        # As in diffusers, a negative prompt skips no layers.
-        skips = {"negative": jnp.zeros_like(inputs.clip_skip), "prompt": inputs.clip_skip}
-        prompts = {name: prompt for name in skips if (prompt := getattr(inputs, name)) is not None}
-        texts = [self._encode_prompt(params, prompt, skips[name]) for name, prompt in prompts.items()]
-        unet = self._network("unet", params)
+        prompts, skips = [inputs.prompt], [inputs.clip_skip]
+        if inputs.negative is not None:  # it skips no layers, as in diffusers
+            prompts, skips = [inputs.negative, *prompts], [jnp.zeros_like(inputs.clip_skip), *skips]
+        joined = jax.tree.map(lambda *both: jnp.concatenate(both), *prompts)
+        context, pooled = self._encode_prompt(params, joined, jnp.concatenate(skips))
+        conditioning = self._network("unet", params).condition(context, pooled, joined.sizes)
+        batch = len(inputs.image)
         sides = tuple(
-            unet.condition(context, pooled, prompt.sizes)
-            for (context, pooled), prompt in zip(texts, prompts.values(), strict=True)
+            jax.tree.map(lambda x, start=start: x[start : start + batch], conditioning)
+            for start in range(0, batch * len(prompts), batch)
         )
         image = inputs.image.astype(self.dtypes["vae"])
         posterior = self._network("vae", params).encode(image)
@@ -126,7 +128,7 @@ class Stages:
         encoded = encoded * self.config.vae.scaling_factor
         state = sampler.begin(rows, encoded, inputs.start_noise)
         finite = {
-            "text encoders": jnp.stack([_finite(context) & _finite(pooled) for context, pooled in texts]).all(axis=0),
+            "text encoders": (_finite(context) & _finite(pooled)).reshape(len(prompts), batch).all(axis=0),
             "VAE encoder": _finite(encoded),
         }
         return state, sides, sampler.Known(inputs.remade, encoded, inputs.start_noise), finite

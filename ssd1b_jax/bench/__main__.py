@@ -23,7 +23,7 @@ PARTS = {
     "img2img": "a whole picture, programs compiled and weights loaded",
     "start": "a new process to its first picture; compiled programs are cached",
     "load": "a new process that imports what it needs, verifies and loads the weights",
-    "batch": "64 pictures, files to files, 4 at a time, ours on virtual devices (emoji only)",
+    "batch": "64 pictures, files to files, 16 at a time, ours on 4 virtual devices (emoji only)",
     "compile": "tracing and compiling the UNet, no cache; ours alone, as PyTorch needs no compiling",
     "host": "a picture, file to file, and how much of that is the host's work",
 }

@@ -1,7 +1,6 @@
 """Each part as this project does it, in float32 with random weights where only the time matters."""
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from flax import nnx
 
 from ssd1b_jax import models
 from ssd1b_jax.bench.contenders import Prepared, started
-from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, Task
+from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, TOGETHER, Task
 from ssd1b_jax.checkpoint import Manifest, Model, load_model, read_manifest, save_model
 from ssd1b_jax.devices import Devices, give_back
 from ssd1b_jax.pipeline import Pipeline
@@ -85,10 +84,10 @@ def text(task: Task) -> Prepared:
     return Prepared(lambda: [part.run() for part in parts] and None, sum(part.flops for part in parts))
 
 
-def _pipeline(task: Task, devices=None) -> Pipeline:
+def _pipeline(task: Task, devices=None, per_device: int = 1) -> Pipeline:
     """The embedded model with its weights, another with random ones and the embedded one's vocabulary."""
     if task.model == "emoji":
-        return Pipeline.from_pretrained("emoji", devices=devices)
+        return Pipeline.from_pretrained("emoji", devices=devices, per_device=per_device)
     about = dict(
         dtype="float32",
         source="random weights",
@@ -100,7 +99,7 @@ def _pipeline(task: Task, devices=None) -> Pipeline:
     )
     manifest = Manifest(folder=read_manifest("emoji").folder, config=task.config, **about)
     params = {part: random_params(part, task, PLATFORM) for part in models.PARTS}
-    return Pipeline(Model(manifest=manifest, params=params, platform=PLATFORM), devices=devices)
+    return Pipeline(Model(manifest=manifest, params=params, platform=PLATFORM), devices=devices, per_device=per_device)
 
 
 def _request(task: Task, seed: int = 0) -> Request:
@@ -187,15 +186,14 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 def _from_files(task: Task, pipe: Pipeline, busy: Busy, count: int) -> tuple[Callable[[], None], list]:
     """Pictures read from as many files and written to others; of every run its seconds, and those with work."""
-    kept = tempfile.TemporaryDirectory()  # until `run` is dropped
-    paths, times = task.write_pictures(Path(kept.name), count), []
+    paths, times = task.write_pictures("ours", count), []
     requests = [dataclasses.replace(_request(task, i), image=path) for i, path in enumerate(paths)]
 
     def run():
         busy.take()
         began = time.perf_counter()
         for index, result in pipe.stream(requests):
-            result.save(Path(kept.name) / f"{index}-made.png")
+            result.save(paths[index].with_stem(f"{index}-made"))
         times.append((time.perf_counter() - began, busy.take()))
 
     return run, times
@@ -217,7 +215,7 @@ def batch(task: Task, devices: int = 4) -> Prepared:
     """Pictures from files to files over virtual devices: how many a second, and how much of that these had work."""
     jax.config.update("jax_num_cpu_devices", devices)
     busy = Busy()
-    run, times = _from_files(task, _pipeline(task), busy, PICTURES)
+    run, times = _from_files(task, _pipeline(task, per_device=TOGETHER // devices), busy, PICTURES)
 
     def notes() -> dict[str, float]:
         seconds, spent = np.transpose(times[1:])

@@ -3,24 +3,19 @@
 They come with the optional extra `reference`. The networks are built from our configs, with random weights.
 """
 
-import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ssd1b_jax.bench.contenders import Prepared, started
-from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, Task
+from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, TOGETHER, Task
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import diffusers
     import torch
     import transformers
-
-TOGETHER = 4  # pictures of a batch: as many as ours, and no slower than more
 
 for library in (diffusers, transformers):
     library.logging.set_verbosity_error()
@@ -195,15 +190,14 @@ def img2img(task: Task) -> Prepared:
 
 def _from_files(task: Task, count: int) -> Prepared:
     """Pictures read from as many files and written to others, some at a time."""
-    pipe, kept = _pipeline(task, _parts(task)), tempfile.TemporaryDirectory()
-    paths = task.write_pictures(Path(kept.name), count)
+    pipe, paths = _pipeline(task, _parts(task)), task.write_pictures("peer", count)
 
     def run():
         for start in range(0, count, TOGETHER):
             some = paths[start : start + TOGETHER]
-            pictures = [Image.open(path).convert("RGB").resize((task.size, task.size)) for path in some]
+            pictures = [diffusers.utils.load_image(str(path)).resize((task.size, task.size)) for path in some]
             for path, made in zip(some, _remake(pipe, task, pictures), strict=True):
-                made.save(Path(kept.name) / f"{path.stem}-made.png")
+                made.save(path.with_stem(f"{path.stem}-made"))
 
     return _inference(run)
 
