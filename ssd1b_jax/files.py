@@ -67,9 +67,14 @@ def _no_number(constant: str) -> None:
 def check_place(path: str | os.PathLike[str]) -> None:
     """Raise what `write` would raise for this folder, before there is something to lose."""
     path = Path(path)
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        reason = "is a folder" if path.is_dir() else "its folder does not exist or is not writable"
-        raise SaveError(f"{path}: cannot be saved: {reason}")
+    faults = {
+        "is a folder": path.is_dir(),
+        "its folder does not exist": not path.parent.is_dir(),
+        "its folder is not writable": not os.access(path.parent, os.W_OK),
+    }
+    for fault, true in faults.items():
+        if true:
+            raise SaveError(f"{path}: cannot be saved: {fault}")
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:

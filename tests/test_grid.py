@@ -293,6 +293,7 @@ def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here)
         (["--x", "seed=1..4", "--cell", "5"], 2, "cell must be from 32 to 2048 pixels, got 5"),
         (["--x", "seed=1..4", "-o", "nowhere/a.png"], 3, "nowhere/a.png: cannot be saved: its folder does not exist"),
         (["--x", "seed=1..4", "-o", "in.jpg.png"], 2, "in.jpg is in the way of the folder of pictures"),
+        (["--x", "seed=1..4", "-o", "in.png"], 2, "in.png is an input, which would be lost: choose another output"),
         (["--x", "seed=1..4", "-o", "a.gif"], 2, "a picture's name must end in .png"),
         (["--x", "seed=0..99", "--cell", "960"], 2, "100 x 1 pictures of 960 pixels are more than 89 megapixels"),
         (["--x", "seed=0..63", "-o", "a.webp"], 2, "a WEBP file has at most 16383 pixels a side, got "),

@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     peak = matmul_peak()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"float32 matrix product of 2048: {peak / 1e9:.0f} GFLOP/s; {_versions()}")
+    if options.peer and not find_spec("torch"):
+        print("PyTorch is not installed, so ours is alone: pip install '.[reference]'", file=sys.stderr)
     try:
         for part in options.parts or PARTS:
             if options.model != "emoji" and part in EMBEDDED_ONLY:

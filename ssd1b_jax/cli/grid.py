@@ -49,6 +49,7 @@ def _run(arguments: argparse.Namespace) -> None:
     for axis in axes:
         if axis.setting in SOURCES:
             for path in axis.values:
+                settings.keep(arguments.output, path)
                 images.load(path)
     figure = table.figure(requests, Path(arguments.model).name, arguments.cell)
     cells = [figure.cell(np.full((request.height, request.width, 3), PALE, np.uint8)) for request in requests]
@@ -59,14 +60,17 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     pipe = settings.pipeline(arguments)
     folder.mkdir(exist_ok=True)
+    paths = [folder / f"{name}{arguments.output.suffix}" for name in table.names()]
+    others = sum(path.stem not in table.names() for path in folder.iterdir())
     count, failure = 0, None
     with ProgressBar(arguments.quiet) as bar:
+        if others:
+            bar.note([f"{folder} held {others} other files before, which stay"])
         try:
             for index, result in bar.watch(pipe, requests):
-                path = folder / f"{table.names()[index]}{arguments.output.suffix}"
-                bar.note(result.save(path, **settings.saving(arguments)).notes)
+                bar.note(result.save(paths[index], **settings.saving(arguments)).notes)
                 cells[index] = figure.cell(result.pixels)
-                bar.write(f"{path}: {describe(result)}", sys.stdout)
+                bar.write(f"{paths[index]}: {describe(result)}", sys.stdout)
                 count += 1
         except NonFiniteError as error:  # the others are made: only these cells stay blank
             failure = error

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ssd1b_jax.cli import settings
 from ssd1b_jax.cli.console import ProgressBar, describe
 
 LORA = "NAME=FILE"
@@ -38,6 +39,8 @@ def _run(arguments: argparse.Namespace) -> int:
         loras=dict(_lora(said) for said in arguments.lora),
     )
     if arguments.output:
+        inputs = [source for source in (recipe.request.image, recipe.request.mask) if isinstance(source, str | Path)]
+        settings.keep(arguments.output, arguments.file, *inputs)
         upscale = recipe.record["written"]["upscale"]
         saving.check(arguments.output, recipe.request.width * upscale, recipe.request.height * upscale)
     with ProgressBar(arguments.quiet) as bar:

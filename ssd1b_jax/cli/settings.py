@@ -88,11 +88,13 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 
 def _lora(said: str) -> tuple[str, float]:
-    """FILE[:SCALE]; a colon that no number follows belongs to the name."""
+    """FILE[:SCALE]; a colon that no number follows belongs to the name, unless there is a file without it."""
     file, _, scale = said.rpartition(":")
     try:
         return (file, float(scale)) if file else (said, 1.0)
     except ValueError:
+        if Path(file).exists() and not Path(said).exists():
+            raise argparse.ArgumentTypeError(f"the scale must be a number, got {scale!r}") from None
         return said, 1.0
 
 
@@ -116,9 +118,17 @@ def check_files(arguments: argparse.Namespace, output: Path, request=None) -> No
     """That a picture can be written; with its resolved request, at its size."""
     from ssd1b_jax import saving
 
+    keep(output, arguments.image, arguments.mask)
     width, height = (request.width, request.height) if request else (1, 1)
     wishes = {name: getattr(arguments, name) for name in ("metadata", "sidecar", "embed_input")}
     saving.check(output, width * arguments.upscale, height * arguments.upscale, **wishes)
+
+
+def keep(output: Path, *inputs: str | Path | None) -> None:
+    """That an output is none of the inputs, which it would replace."""
+    for path in inputs:
+        if path is not None and output.exists() and Path(path).exists() and output.samefile(path):
+            raise ValueError(f"{output} is an input, which would be lost: choose another output")
 
 
 def lora_files(arguments: argparse.Namespace) -> dict[str, str]:
