@@ -17,14 +17,14 @@ from ssd1b_jax.tensors import WeightsError, write_safetensors
 
 
 def to_diffusers(
-    model: str | Path, target: str | Path, dtype: str | None = None, advance: Advance | None = None
+    model: str | Path, target: str | Path, dtype: str | None = None, advance: Advance = lambda *_: None
 ) -> Manifest:
     """Verify a model folder and write what diffusers loads, in `dtype`, by default the one that it is stored in.
 
     Raises ModelError, ConfigError or WeightsError, and leaves nothing behind when it fails.
     """
     manifest = verify(model)
-    target, dtype, advance = Path(target).absolute(), dtype or manifest.dtype, advance or (lambda stage, count: None)
+    target, dtype = Path(target).absolute(), dtype or manifest.dtype
     check_dtype(dtype)
     check_free(target, ModelError)
     configs = to_released(manifest.config)

@@ -18,7 +18,7 @@ def convert(
     *,
     revision: str | None = None,
     tokenizers: Path | None = None,
-    advance: Advance | None = None,
+    advance: Advance = lambda *_: None,
 ) -> Manifest:
     """Write a model folder at `target` from a diffusers folder, a hub id or a single file.
 

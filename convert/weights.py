@@ -37,7 +37,7 @@ class Slot(NamedTuple):
 
 
 def fill(
-    slots: Mapping[str, Slot], tensors: Tensors, config: ModelConfig, dtype: str, advance: Advance | None = None
+    slots: Mapping[str, Slot], tensors: Tensors, config: ModelConfig, dtype: str, advance: Advance = lambda *_: None
 ) -> dict[str, dict]:
     """Parameters of the parts that `slots` cover, from tensors that are named as the slots are.
 
@@ -45,7 +45,7 @@ def fill(
     mis-shaped, or not finite in `dtype`.
     """
     tensors = list(tensors)
-    faults = list(_faults(slots, tensors, dtype, advance or (lambda stage, count: None)))
+    faults = list(_faults(slots, tensors, dtype, advance))
     if faults:
         raise WeightsError(summary(faults))
     held = {path: view(tensor) for name, tensor in tensors for path, view in slots[name].views.items()}
@@ -58,7 +58,7 @@ def fill(
 
 
 def to_flax(
-    config: ModelConfig, parts: Mapping[str, Tensors], dtype: str = "float32", advance: Advance | None = None
+    config: ModelConfig, parts: Mapping[str, Tensors], dtype: str = "float32", advance: Advance = lambda *_: None
 ) -> dict[str, dict]:
     """Parameters of each part from its tensors under diffusers' names: views of them, not yet in `dtype`.
 

@@ -38,24 +38,18 @@ class Program(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A resolved request on its way to the devices; `prompts` has the positive one last."""
+    """A resolved request on its way to the devices; `prompts` has the positive one last.
+
+    `guided_calls` are the model calls from which and before which guidance is on.
+    """
 
     index: int
     request: Request
     table: solvers.Table
     program: Program
+    guided_calls: tuple[int, int]
     prompts: tuple[tuple[Chunks, Chunks], ...]
     notes: tuple[str, ...]
-
-    @property
-    def guided_calls(self) -> tuple[int, int]:
-        """The model calls from which and before which guidance is on: those of the steps in its interval."""
-        if not self.program.guided:
-            return 0, 0
-        # As diffusers' guiders, but that 0.29 of 100 steps are 29, and not what floats make of it.
-        bounds = [int(round(fraction * self.table.steps_run, 9)) for fraction in self.request.guidance_interval]
-        begin, end = np.searchsorted(self.table.steps, bounds)
-        return int(begin), int(end)
 
 
 class Phase(NamedTuple):
@@ -105,8 +99,11 @@ class Batcher:
         request = request.resolve(self.config)
         table, notes = request.table(self.config), [*request.notes]
         texts = [("prompt", request.prompt, request.prompt_2)]
-        if request.guided:
+        begin, end = guided_calls = _guided_calls(request, table)
+        if begin < end:
             texts.insert(0, ("negative prompt", request.negative_prompt, request.negative_prompt_2))
+        elif request.guided:
+            notes.append("no step lies in the guidance interval, so nothing was guided")
         encoded = [self._encode(*text, request.prompt_weights, notes) for text in texts]
         chunks = max(len(chunked.ids) for both in encoded for chunked in both)
         stacked = request.noise != "jax" and table.draws.any()
@@ -116,7 +113,8 @@ class Batcher:
             index=index,
             request=request,
             table=table,
-            program=Program(request.width, request.height, request.guided, chunks, rows, loras),
+            program=Program(request.width, request.height, begin < end, chunks, rows, loras),
+            guided_calls=guided_calls,
             prompts=tuple(tuple(prompts.pad(chunked, chunks) for chunked in both) for both in encoded),
             notes=tuple(notes),
         )
@@ -160,8 +158,6 @@ class Batcher:
     def _column(self, job: Job, pictures: Pictures) -> Column:
         request, picture = job.request, pictures.get(job.request)
         notes = [*job.notes, *picture.notes]
-        if request.guided and len({*job.guided_calls}) == 1:
-            notes.append("no step lies in the guidance interval, so nothing was guided")
         shape = (*picture.remade.shape[:2], self.config.vae.latent_channels)
         source = noise.source(request.noise, request.seed)
         posterior, start = np.asarray(source.posterior(shape)), np.asarray(source.start(shape))
@@ -205,6 +201,15 @@ class Batcher:
             phase = Phase(guided, padded[i], padded[i + 1])
             if phase.calls:
                 yield phase
+
+
+def _guided_calls(request: Request, table: solvers.Table) -> tuple[int, int]:
+    """Those of the steps in its interval; as diffusers' guiders, but that 0.29 of 100 steps are 29."""
+    if not request.guided:
+        return 0, 0
+    bounds = [int(round(fraction * table.steps_run, 9)) for fraction in request.guidance_interval]  # what floats add
+    begin, end = np.searchsorted(table.steps, bounds)
+    return int(begin), int(end)
 
 
 def _stack_noise(source: noise.Source, job: Job, shape: noise.Shape) -> np.ndarray:

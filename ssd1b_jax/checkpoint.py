@@ -107,7 +107,7 @@ def save_model(
     source: str,
     revision: str | None = None,
     licence: str = "unknown",
-    advance: Callable[[str, int], None] | None = None,
+    advance: Callable[[str, int], None] = lambda *_: None,
 ) -> Manifest:
     """Write a model folder with its weights cast to `dtype`; `tokenizers` holds tokenizer/ and tokenizer_2/.
 
@@ -115,7 +115,6 @@ def save_model(
     `advance` is told "writing" or "hashing", and a number of bytes that are done. Raises ModelError where
     something is in the way, and leaves nothing behind when it fails.
     """
-    advance = advance or (lambda stage, count: None)
     folder, tokenizers = Path(folder).absolute(), Path(tokenizers)
     check_dtype(dtype)
     check_free(folder, ModelError)
@@ -164,11 +163,13 @@ def verify(model: str | Path) -> Manifest:
     for name in sorted(found ^ manifest.files.keys()):
         fault = "is not listed in model.json: remove it" if name in found else f"is missing: {AGAIN}"
         raise ModelError(f"{manifest.folder / name} {fault}")
-    with ThreadPoolExecutor() as pool:
-        fingerprints = pool.map(_fingerprint, [manifest.folder / name for name in manifest.files])
-    for (name, expected), fingerprint in zip(manifest.files.items(), fingerprints, strict=True):
-        if fingerprint != expected:
+
+    def check(name: str) -> None:
+        if _fingerprint(manifest.folder / name) != manifest.files[name]:
             raise ModelError(f"{manifest.folder / name} is damaged (its size or sha256 is wrong): {AGAIN}")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(check, manifest.files))  # where one fails, those that wait are cancelled
     return manifest
 
 
@@ -297,11 +298,10 @@ def _part_files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in files}
 
 
-def _fingerprint(path: Path, advance: Callable[[str, int], None] | None = None) -> dict[str, Any]:
+def _fingerprint(path: Path, advance: Callable[[str, int], None] = lambda *_: None) -> dict[str, Any]:
     with open(path, "rb") as file:
         size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
-    if advance is not None:
-        advance("hashing", size)
+    advance("hashing", size)
     return dict(size=size, sha256=digest)
 
 

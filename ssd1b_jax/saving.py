@@ -44,12 +44,12 @@ def save(
     if sidecar or KEY in left_out:
         beside = sidecar_path(path)
         if _is_anothers(beside):
-            lost = f"lost, for {beside} is another program's file: save as PNG or WebP to keep it"
+            kept = f"lost, for {beside} is another program's file: save as PNG or WebP to keep it"
             beside = None
         else:
+            kept = f"in {beside}"
             files.write(beside, f"{provenance.dumps(record, indent=1)}\n".encode())
     if KEY in left_out:
-        kept = f"in {beside}" if beside else lost
         notes.append(f"the record of how it was made is too long for a JPEG: it is {kept}")
     return Saved(path, beside, tuple(notes))
 

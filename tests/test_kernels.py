@@ -148,9 +148,9 @@ def test_a_convolution_keeps_its_bias_when_laid_out(doubled):
     conv = Conv(256, 256, 3, doubled=doubled, dtype=jnp.float32, rngs=nnx.Rngs(0))
     conv.bias[...] = draw(256)
     x = draw(1, 4, 4, 256)
-    expected, kernel = conv(x), conv.kernel[...]
+    expected = conv(x)
     conv.lay_out("cpu")
-    conv.kernel = nnx.List(map(nnx.Param, conv.algorithm.pack(kernel)))
+    assert isinstance(conv.kernel, nnx.List)
     assert_close(conv(x), expected, 5 * ROUNDING)
 
 

@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     peak = matmul_peak()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"float32 matrix product of 2048: {peak / 1e9:.0f} GFLOP/s; {_versions()}")
+    if os.getloadavg()[0] > 1:
+        print("other work is going on, or was a minute ago: what follows depends on it", file=sys.stderr)
     if options.peer and not find_spec("torch"):
         print("PyTorch is not installed, so ours is alone: pip install '.[reference]'", file=sys.stderr)
     try:

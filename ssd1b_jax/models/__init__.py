@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from ssd1b_jax.models.layers import Conv
 from ssd1b_jax.models.unet import UNet
 from ssd1b_jax.models.vae import VAE
 
-Path = tuple[str | int, ...]  # of a parameter
+ParamPath = tuple[str | int, ...]
 
 PARTS = {"unet": UNet, "vae": VAE, "text_encoder": CLIPTextEncoder, "text_encoder_2": CLIPTextEncoder}
 
@@ -68,7 +69,7 @@ def lay_out(part: str, config: ModelConfig, params: dict, platform: str | None, 
     return laid_out(params, ())
 
 
-def algorithms(part: str, config: ModelConfig, dtype, platform: str | None) -> Mapping[Path, Winograd]:
+def algorithms(part: str, config: ModelConfig, dtype, platform: str | None) -> Mapping[ParamPath, Winograd]:
     """The paths of a part's kernels that `lay_out` replaces by what such an algorithm's `pack` makes of them."""
     return _abstract(part, getattr(config, part), jnp.dtype(dtype), platform).algorithms
 
@@ -76,7 +77,7 @@ def algorithms(part: str, config: ModelConfig, dtype, platform: str | None) -> M
 class _Abstract(NamedTuple):
     graphdef: nnx.GraphDef
     shapes: dict
-    algorithms: Mapping[Path, Winograd]
+    algorithms: Mapping[ParamPath, Winograd]
 
 
 @cache
@@ -84,10 +85,11 @@ def _abstract(part, config, dtype, platform) -> _Abstract:
     if platform is None:
         network, chosen = nnx.eval_shape(lambda: PARTS[part](config, dtype=dtype, rngs=_Keyless())), {}
     else:  # from the other: to build a network anew takes five times as long
-        network = nnx.merge(*_abstract(part, config, dtype, None)[:2])
+        plain = _abstract(part, config, dtype, None)
+        network = nnx.merge(plain.graphdef, plain.shapes)
         convolutions = [(path, layer) for path, layer in nnx.iter_modules(network) if isinstance(layer, Conv)]
         for _, layer in convolutions:
             layer.lay_out(platform)
         chosen = {(*path, "kernel"): layer.algorithm for path, layer in convolutions if layer.algorithm is not None}
     graphdef, state = nnx.split(network)
-    return _Abstract(graphdef, nnx.to_pure_dict(state), chosen)
+    return _Abstract(graphdef, nnx.to_pure_dict(state), MappingProxyType(chosen))

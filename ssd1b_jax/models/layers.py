@@ -28,20 +28,21 @@ ACTIVATIONS = {
 def repeated(call: Callable) -> Callable:
     """A `__call__` that is traced and lowered once for all modules of the same structure and shapes.
 
-    The compiler sees each use as if it were written out.
+    What it computes must follow from its arguments, which are positional, and its parameters, which it leaves alone.
     """
+
+    def traced(graphdef, plain, params, *arguments):
+        return call(nnx.merge(graphdef, params), *arguments)
+
+    traced.__name__ = call.__qualname__.partition(".")[0]
+    traced = jax.jit(traced, static_argnums=(0, 1))
 
     @functools.wraps(call)
     def shared(module, *arguments):
         graphdef, params = nnx.split(module)
-        return _shared(call, graphdef, kernels.is_plain(), params, *arguments)
+        return traced(graphdef, kernels.is_plain(), params, *arguments)
 
     return shared
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _shared(call, graphdef, plain, params, *arguments):
-    return call(nnx.merge(graphdef, params), *arguments)
 
 
 def _keyless(initializer: Callable) -> Callable:
@@ -117,13 +118,15 @@ class Conv(nnx.Conv):
         self.algorithm: kernels.Winograd | None = None
 
     def lay_out(self, platform: str | None) -> None:
-        """Replace the shape of the kernel by those of what `platform` convolves with, if that is something else."""
+        """Replace the kernel, or its shape, by what `platform` convolves with, if that is something else."""
         kernel = self.kernel.get_value()
         self.algorithm = kernels.convolution(
             platform, kernel.shape, self.strides, self.padding, kernel.dtype, self.doubled
         )
         if self.algorithm is not None:
-            self.kernel = nnx.List(map(nnx.Param, jax.eval_shape(self.algorithm.pack, kernel)))
+            pack = self.algorithm.pack
+            shape = isinstance(kernel, jax.ShapeDtypeStruct)
+            self.kernel = nnx.List(map(nnx.Param, jax.eval_shape(pack, kernel) if shape else pack(kernel)))
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch out_h out_w out"]:
         if self.algorithm is not None:
