@@ -3,7 +3,6 @@
 They come with the optional extra `reference`. The networks are built from our configs, with random weights.
 """
 
-import os
 import warnings
 from collections.abc import Callable
 
@@ -11,9 +10,6 @@ import numpy as np
 
 from ssd1b_jax.bench.contenders import Prepared, started
 from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, TOGETHER, Task
-
-# Threads that wait by spinning take a hundred times as long where other work is going on.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
