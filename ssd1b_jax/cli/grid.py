@@ -60,8 +60,9 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     pipe = settings.pipeline(arguments)
     folder.mkdir(exist_ok=True)
-    paths = [folder / f"{name}{arguments.output.suffix}" for name in table.names()]
-    others = sum(path.stem not in table.names() for path in folder.iterdir())
+    names = table.names()
+    paths = [folder / f"{name}{arguments.output.suffix}" for name in names]
+    others = sum(path.stem not in names for path in folder.iterdir())
     count, failure = 0, None
     with ProgressBar(arguments.quiet) as bar:
         if others:
