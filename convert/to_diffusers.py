@@ -8,8 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from convert.diffusers_folder import STEMS
-from convert.weights import Advance, is_finite
-from ssd1b_jax.checkpoint import TOKENIZERS, Manifest, ModelError, abstract_params, check_dtype, read_leaves, verify
+from convert.weights import is_finite
+from ssd1b_jax import trees
+from ssd1b_jax.checkpoint import (
+    TOKENIZERS,
+    Advance,
+    Manifest,
+    ModelError,
+    abstract_params,
+    check_dtype,
+    unwatched,
+    verify,
+)
 from ssd1b_jax.folders import check_free, whole_folder
 from ssd1b_jax.names import Entry, table
 from ssd1b_jax.released import to_released
@@ -17,7 +27,7 @@ from ssd1b_jax.tensors import WeightsError, write_safetensors
 
 
 def to_diffusers(
-    model: str | Path, target: str | Path, dtype: str | None = None, advance: Advance = lambda *_: None
+    model: str | Path, target: str | Path, dtype: str | None = None, advance: Advance = unwatched
 ) -> Manifest:
     """Verify a model folder and write what diffusers loads, in `dtype`, by default the one that it is stored in.
 
@@ -51,7 +61,7 @@ def _tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     names = {entry.path: name for name, entry in entries.items()}
     shapes = abstract_params(manifest.config, manifest.dtype)[part]
-    for path, leaf in read_leaves(manifest.folder / part, shapes):
+    for path, leaf in trees.read_leaves(manifest.folder / part, shapes):
         name = names[path]
         with np.errstate(over="ignore"):
             tensor = np.ascontiguousarray(leaf.transpose(np.argsort(entries[name].axes)).astype(dtype))

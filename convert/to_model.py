@@ -4,8 +4,8 @@ from pathlib import Path
 
 from convert import family, hub, single_file, vocabularies
 from convert.diffusers_folder import STEMS, read_licence, read_part
-from convert.weights import Advance, fill, to_flax
-from ssd1b_jax.checkpoint import Manifest, ModelError, check_dtype, save_model
+from convert.weights import fill, to_flax
+from ssd1b_jax.checkpoint import Advance, Manifest, ModelError, check_dtype, save_model, unwatched
 from ssd1b_jax.folders import check_free
 from ssd1b_jax.released import read_config
 from ssd1b_jax.tensors import WeightsError
@@ -18,7 +18,7 @@ def convert(
     *,
     revision: str | None = None,
     tokenizers: Path | None = None,
-    advance: Advance = lambda *_: None,
+    advance: Advance = unwatched,
 ) -> Manifest:
     """Write a model folder at `target` from a diffusers folder, a hub id or a single file.
 

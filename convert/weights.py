@@ -11,13 +11,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from ssd1b_jax.checkpoint import Advance, unwatched
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models import abstract
 from ssd1b_jax.names import keys, rename, table
 from ssd1b_jax.tensors import WeightsError, release, summary
 
 Tensors = Iterable[tuple[str, np.ndarray]]
-Advance = Callable[[str, int], None]  # told of a stage's name and of bytes that are done
 
 # What older files call the VAE's attention, what newer ones save without a prefix, and a buffer that is no weight.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -37,7 +37,7 @@ class Slot(NamedTuple):
 
 
 def fill(
-    slots: Mapping[str, Slot], tensors: Tensors, config: ModelConfig, dtype: str, advance: Advance = lambda *_: None
+    slots: Mapping[str, Slot], tensors: Tensors, config: ModelConfig, dtype: str, advance: Advance = unwatched
 ) -> dict[str, dict]:
     """Parameters of the parts that `slots` cover, from tensors that are named as the slots are.
 
@@ -58,7 +58,7 @@ def fill(
 
 
 def to_flax(
-    config: ModelConfig, parts: Mapping[str, Tensors], dtype: str = "float32", advance: Advance = lambda *_: None
+    config: ModelConfig, parts: Mapping[str, Tensors], dtype: str = "float32", advance: Advance = unwatched
 ) -> dict[str, dict]:
     """Parameters of each part from its tensors under diffusers' names: views of them, not yet in `dtype`.
 

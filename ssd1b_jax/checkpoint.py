@@ -1,16 +1,15 @@
-"""Weights on disk: trees of arrays by Orbax, and the model folder, which is verified before it is used.
+"""The model folder: written, verified and loaded.
 
-A model folder holds `model.json`, a tree for each part, and both tokenizers. It appears whole or
-not at all; `model.json` lists the size and sha256 of every file of its parts.
+It holds `model.json`, a tree for each part, and both tokenizers, and appears whole or not at all;
+`model.json` lists the size and sha256 of every file of its parts.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
+from ssd1b_jax import trees
 from ssd1b_jax.choices import DTYPES
 from ssd1b_jax.config import ConfigError, ModelConfig
 from ssd1b_jax.devices import give_back
 from ssd1b_jax.folders import check_free, whole_folder
 from ssd1b_jax.models import PARTS, abstract, lay_out
-from ssd1b_jax.names import keys, leaves
+from ssd1b_jax.names import leaves
 from ssd1b_jax.tensors import release
 
 FORMAT = 1
-BATCH = 256 << 20  # bytes of weights that are written, or read back, together
-LEAST_READ = 64 << 20  # bytes
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 EMBEDDED = {"emoji": Path(__file__).parent / "embedded" / "emoji"}
 AGAIN = "copy or convert the model again"
+Advance = Callable[[str, int], None]  # told of work on weights: what, and how many more bytes of it are done
+
+
+def unwatched(stage: str, count: int) -> None:
+    """An Advance for work that no one watches."""
 
 
 class ModelError(ValueError):
@@ -78,8 +80,8 @@ class Model:
 
 
 def abstract_params(config: ModelConfig, dtype=jnp.float32) -> dict[str, dict]:
-    """Shapes of every part's parameters, as pure dicts."""
-    return {part: abstract(part, config, dtype)[1] for part in PARTS}
+    """Shapes of every part's parameters, as pure dicts; `dtype` is one for all, or a mapping with one for each."""
+    return {part: abstract(part, config, _of_part(dtype, part))[1] for part in PARTS}
 
 
 def check_dtype(dtype: str, kind: type[ValueError] = ModelError) -> None:
@@ -107,13 +109,13 @@ def save_model(
     source: str,
     revision: str | None = None,
     licence: str = "unknown",
-    advance: Callable[[str, int], None] = lambda *_: None,
+    advance: Advance = unwatched,
 ) -> Manifest:
     """Write a model folder with its weights cast to `dtype`; `tokenizers` holds tokenizer/ and tokenizer_2/.
 
     Weights are cast and written a few at a time: arrays that are mapped from disk take little memory.
-    `advance` is told "writing" or "hashing", and a number of bytes that are done. Raises ModelError where
-    something is in the way, and leaves nothing behind when it fails.
+    `advance` is told "writing" and "hashing". Raises ModelError where something is in the way, and
+    leaves nothing behind when it fails.
     """
     folder, tokenizers = Path(folder).absolute(), Path(tokenizers)
     check_dtype(dtype)
@@ -125,7 +127,7 @@ def save_model(
                 shutil.copyfile(file, partial / name / file.name)
         for part in PARTS:
             named = ((path, _cast(leaf, dtype, advance)) for path, leaf in leaves(params[part]))
-            save_leaves(partial / part, named)
+            trees.save_leaves(partial / part, named)
         about = dict(format=FORMAT, source=source, revision=revision, licence=licence, dtype=dtype)
         listed = {name: _fingerprint(partial / name, advance) for name in sorted(_part_files(partial))}
         said = about | dict(config=config.to_dict(), files=listed)
@@ -135,20 +137,25 @@ def save_model(
 
 
 def load_model(
-    model: str | Path, *, dtype=None, sharding: jax.sharding.Sharding | None = None, platform: str | None = None
+    model: str | Path | Manifest,
+    *,
+    dtype=None,
+    sharding: jax.sharding.Sharding | None = None,
+    platform: str | None = None,
 ) -> Model:
     """Verify the model folder, or the embedded model of that name, and load its weights.
 
-    They are cast to `dtype`, one for all parts or a mapping with one for each, by default the one
-    they are stored in, placed by `sharding`, and laid out for `platform` if one is given.
+    What `verify` returned is not verified again. The weights are cast to `dtype`, one for all parts or
+    a mapping with one for each, by default the one they are stored in, placed by `sharding`, and laid
+    out for `platform` if one is given.
     """
-    manifest = verify(model)
+    manifest = model if isinstance(model, Manifest) else verify(model)
     dtype = dtype or manifest.dtype
     params = {}
     for part in PARTS:
-        _, shapes = abstract(part, manifest.config, jnp.dtype(dtype[part] if isinstance(dtype, Mapping) else dtype))
+        _, shapes = abstract(part, manifest.config, _of_part(dtype, part))
         try:
-            tree = load_tree(manifest.folder / part, shapes, sharding, manifest.dtype)
+            tree = trees.load(manifest.folder / part, shapes, sharding, manifest.dtype)
         except ValueError as error:
             raise ModelError(f"{manifest.folder / part} does not hold what model.json describes: {AGAIN}") from error
         params[part] = lay_out(part, manifest.config, tree, platform, take=True)
@@ -201,95 +208,16 @@ def read_manifest(model: str | Path) -> Manifest:
     return Manifest(name=str(model), folder=folder, config=config, files=files, sha256=data["sha256"], **about)
 
 
-def save_tree(path: str | Path, tree) -> None:
-    """Save a pytree of JAX arrays at `path`, which must not exist; a killed save leaves nothing there."""
-    with _saving():
-        ocp.save(Path(path).absolute(), tree)
+def _of_part(dtype, part: str) -> jnp.dtype:
+    return jnp.dtype(dtype[part] if isinstance(dtype, Mapping) else dtype)
 
 
-def save_leaves(path: str | Path, named: Iterable[tuple[tuple[str | int, ...], np.ndarray]]) -> None:
-    """Save what `save_tree` would of a dict whose leaves come one by one, with no more than `BATCH` of them held."""
-    path, batch, size, begun = Path(path).absolute(), {}, 0, False
-    with _saving():
-        for place, leaf in named:
-            if batch and size + leaf.nbytes > BATCH:
-                ocp.partial.save(path, batch)
-                batch, size, begun = {}, 0, True
-            node = batch
-            for key in place[:-1]:
-                node = node.setdefault(key, {})
-            node[place[-1]] = jnp.asarray(leaf)
-            size += leaf.nbytes
-        if begun:
-            ocp.partial.save(path, batch)
-            ocp.partial.finalize(path)
-        else:
-            ocp.save(path, batch)
-
-
-def load_tree(path: str | Path, shapes, sharding: jax.sharding.Sharding | None = None, stored=jnp.float32):
-    """Load what `save_tree` wrote, cast to the dtypes of `shapes`. Missing, extra and mis-shaped leaves are errors.
-
-    Leaves must be stored in a dtype no wider than `stored`, or than that of `shapes`.
-    """
-    with _few_at_once(shapes, stored):
-        return ocp.load(Path(path).absolute(), _placed(shapes, sharding))
-
-
-def load_part(path: str | Path, key: str, shapes):
-    """Load one top-level entry of what `save_tree` wrote, and nothing of the others."""
-    path = Path(path).absolute()
-    skipped = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, ocp.metadata(path).metadata)
-    with _few_at_once(shapes):
-        return ocp.load(path, {**skipped, key: _placed(shapes, None)})[key]
-
-
-def read_leaves(path: str | Path, shapes) -> Iterator[tuple[tuple[str | int, ...], np.ndarray]]:
-    """The leaves of what `save_tree` wrote, with their paths, read back with no more than `BATCH` of them held."""
-    path, batch, size = Path(path).absolute(), set(), 0
-    wanted = leaves(shapes)
-    for i, (place, leaf) in enumerate(wanted):
-        batch.add(place)
-        size += leaf.size * leaf.dtype.itemsize
-        following = wanted[i + 1][1] if i + 1 < len(wanted) else None
-        if following is None or size + following.size * following.dtype.itemsize > BATCH:
-            placed = jax.tree_util.tree_map_with_path(
-                lambda at, leaf, batch=batch: leaf if keys(at) in batch else ocp.PLACEHOLDER, _placed(shapes, None)
-            )
-            with _few_at_once(shapes):
-                loaded = ocp.load(path, placed)
-            yield from ((place, np.asarray(leaf)) for place, leaf in leaves(loaded) if place in batch)
-            batch, size = set(), 0
-
-
-def _few_at_once(shapes, stored=jnp.float32) -> ocp.Context:
-    """Reads as little at a time as the largest leaf allows, so that the host needs little more than the device."""
-    widths = (leaf.size * max(leaf.dtype.itemsize, jnp.dtype(stored).itemsize) for leaf in jax.tree.leaves(shapes))
-    context = ocp.Context()
-    context.memory.read_concurrent_bytes = max(LEAST_READ, 1 + max(widths, default=0))
-    return context
-
-
-@contextmanager
-def _saving():
-    context = ocp.Context()
-    context.array.saving.enable_write_sharding_file = False  # `load_tree` is always told where arrays go
-    context.array.saving.array_metadata_store = None
-    with context:
-        yield
-
-
-def _cast(leaf, dtype: str, advance: Callable[[str, int], None]) -> np.ndarray:
+def _cast(leaf, dtype: str, advance: Advance) -> np.ndarray:
     made = np.array(leaf, dtype, order="C")  # a copy, also where the dtype is the same: mapped memory is given back
     if isinstance(leaf, np.ndarray):
         release(leaf)
     advance("writing", made.nbytes)
     return made
-
-
-def _placed(shapes, sharding):
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
 def _part_files(folder: Path) -> set[str]:
@@ -298,7 +226,7 @@ def _part_files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in files}
 
 
-def _fingerprint(path: Path, advance: Callable[[str, int], None] = lambda *_: None) -> dict[str, Any]:
+def _fingerprint(path: Path, advance: Advance = unwatched) -> dict[str, Any]:
     with open(path, "rb") as file:
         size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
     advance("hashing", size)

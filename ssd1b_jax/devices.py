@@ -49,7 +49,9 @@ class Devices:
         return jax.pmap(function, AXIS, in_axes=in_axes, devices=self.devices, donate_argnums=donate)
 
     def replicate(self, params):
-        """Place parameters, whole, on every device."""
+        """Place parameters, whole, on every device; shapes are told that this is where they belong."""
+        if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), params)
         return jax.device_put(params, self.replicated)
 
     def split(self, batch):

@@ -5,7 +5,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -14,7 +14,7 @@ _PATIENCE = 0.1  # seconds between looks at whether anyone still wants more
 
 
 def ahead(items: Generator[Item, None, None], depth: int) -> Iterator[Item]:
-    """Run a generator in a thread of its own, at most `depth` items ahead of whoever takes them.
+    """Run a generator in a thread of its own, at most `depth` items ahead of whoever takes them; 0 is no limit.
 
     An exception arrives in its turn. Closing this iterator lets the generator finish the item it is
     at, closes it, and waits for that.
@@ -60,3 +60,22 @@ def ahead(items: Generator[Item, None, None], depth: int) -> Iterator[Item]:
     finally:
         atexit.unregister(stop)
         stop()
+
+
+@contextmanager
+def beside(steps: Iterator[None]) -> Iterator[None]:
+    """Go through `steps` in a thread of its own while the block runs, and wait for the last of them at its end.
+
+    What they raise is raised there. If the block fails, no step follows the one that is under way.
+    """
+
+    def begun() -> Generator[None, None, None]:
+        yield
+        yield from steps
+
+    running = ahead(begun(), 0)
+    with closing(running):
+        next(running)
+        yield
+        for _ in running:
+            pass

@@ -13,15 +13,16 @@ import numpy as np
 from ssd1b_jax import masks, previews, provenance
 from ssd1b_jax.adapters import Adapters
 from ssd1b_jax.batches import Batch, Batcher, Job, Phase
-from ssd1b_jax.checkpoint import TOKENIZERS, Model, check_dtype, load_model, read_manifest
+from ssd1b_jax.checkpoint import TOKENIZERS, Model, abstract_params, check_dtype, load_model, verify
 from ssd1b_jax.config import VAEConfig
 from ssd1b_jax.devices import Devices, enable_compilation_cache
 from ssd1b_jax.models import lay_out
-from ssd1b_jax.overlap import ahead
+from ssd1b_jax.overlap import ahead, beside
 from ssd1b_jax.pictures import Pictures
 from ssd1b_jax.request import Request, RequestError, check_names, repeat
 from ssd1b_jax.result import Result
-from ssd1b_jax.stages import ORDER, Stages, part_dtypes
+from ssd1b_jax.sampler import Known, State
+from ssd1b_jax.stages import ORDER, Sides, Stages, part_dtypes
 from ssd1b_jax.tokenizer import PromptTokenizer
 
 EVENTS_AHEAD = 64  # of the devices, while the caller keeps pictures: about as many results at most
@@ -93,7 +94,7 @@ class Pipeline:
         stages = Stages(self.config, dtypes, platform)
         self.dtype = stages.dtypes["unet"]
         self._maker = provenance.maker(model.manifest, self.devices.devices, stages.dtypes, self.devices.per_device)
-        self._adapters = Adapters(self.config, self.devices.replicate(_laid_out(model, platform)), platform)
+        self._adapters = self._weighted(model)
         self._lora_files: dict[str, str] = {}
         self._prepare = self.devices.map(stages.prepare, batches=2)
         self._advance = self.devices.map(stages.advance, batches=8, donate=(1,))
@@ -107,11 +108,14 @@ class Pipeline:
         dtype: str | None = None,
         devices: Sequence[jax.Device] | None = None,
         per_device: int = 1,
+        requests: Iterable[Request] = (),
     ) -> "Pipeline":
         """Load the embedded model "emoji", or a folder that `python -m convert` wrote.
 
-        `dtype` is float32 on a CPU and bfloat16 elsewhere unless given. Raises ModelError for a
-        folder that is missing, damaged or foreign.
+        `dtype` is float32 on a CPU and bfloat16 elsewhere unless given. What `requests` will run is
+        compiled while the weights are read, so that the first picture is there sooner. Raises
+        ModelError for a folder that is missing, damaged or foreign, and what `generate` raises of the
+        requests.
         """
         enable_compilation_cache()
         if dtype is None:
@@ -119,9 +123,13 @@ class Pipeline:
             dtype = "float32" if platform == "cpu" else "bfloat16"
         check_dtype(dtype, RequestError)
         placed = Devices(devices, per_device)
-        dtypes = part_dtypes(read_manifest(model).config, jnp.dtype(dtype))
-        loaded = load_model(model, dtype=dtypes, sharding=placed.replicated, platform=placed.platform)
-        return cls(loaded, devices=placed)
+        manifest = verify(model)
+        dtypes = part_dtypes(manifest.config, jnp.dtype(dtype))
+        pipe = cls(Model(manifest=manifest, params=abstract_params(manifest.config, dtypes)), devices=placed)
+        with beside(pipe._compile(pipe._plan(requests))):
+            loaded = load_model(manifest, dtype=dtypes, sharding=placed.replicated, platform=placed.platform)
+        pipe._adapters = pipe._weighted(loaded)
+        return pipe
 
     def load_lora(self, path: str | Path, name: str | None = None) -> str:
         """Load a LoRA (diffusers', PEFT's or kohya's safetensors) for requests to use by its name, which is returned.
@@ -164,7 +172,7 @@ class Pipeline:
         The next batches are prepared and run while the caller is busy with a picture. Where values
         are not finite the other pictures are made nevertheless, and the NonFiniteError comes last.
         """
-        jobs = [self._batcher.plan(index, request) for index, request in enumerate(requests)]
+        jobs = self._plan(requests)
         try:
             for job in jobs:
                 self._adapters.check(job.request.loras)
@@ -178,6 +186,29 @@ class Pipeline:
                 on_progress(event)
         if failures:
             raise NonFiniteError("; ".join(failures) + ": try dtype float32 or bfloat16, or a lower guidance_scale")
+
+    def _weighted(self, model: Model) -> Adapters:
+        params = self.devices.replicate(_laid_out(model, self.devices.platform))
+        return Adapters(self.config, params, self.devices.platform)
+
+    def _plan(self, requests: Iterable[Request]) -> list[Job]:
+        return [self._batcher.plan(index, request) for index, request in enumerate(requests)]
+
+    def _compile(self, jobs: list[Job]) -> Iterator[None]:
+        """Compile what they run, a program at every step; of the weights, shapes are enough."""
+        params, pictures = self._adapters.params({}), Pictures(self.config.vae.factor)
+        distinct = {}
+        for job in jobs:
+            guided = (phase.guided for phase in self._batcher.phases([job]))
+            distinct[job.program._replace(loras=()), *guided] = job
+        for job in distinct.values():
+            batch = self._batcher.batch([job], pictures)
+            prepared = self._prepare.lower(params, batch.inputs, batch.rows)
+            yield prepared.compile()
+            state, sides, known, _ = prepared.out_info
+            for phase in batch.phases:
+                yield self._advance.lower(*_advancing(params, state, sides, known, batch, phase)).compile()
+            yield self._decode.lower(_of("vae", params), state.latents).compile()
 
     def _events(self, jobs: list[Job], watched: bool, failures: list[str]) -> Iterator[Progress | tuple[int, Result]]:
         """Results as they come, and Progress: after every model call where that is `watched`."""
@@ -204,18 +235,15 @@ class Pipeline:
         """A batch's pixels, and what of each picture is finite; yields Progress, and returns the last."""
         params = self._adapters.params(batch.jobs[0].request.loras)
         state, sides, known, encoded = self._prepare(params, batch.inputs, batch.rows)
-        fixed = (batch.guidance, batch.rows, known, batch.row_noise)
         waiting = None
-        for guided, start, stop in _slices(batch.phases, watched):
-            state, clean = self._advance(
-                dict(unet=params["unet"]), state, sides if guided else sides[-1:], *fixed, start, stop
-            )
+        for phase in _slices(batch.phases, watched):
+            state, clean = self._advance(*_advancing(params, state, sides, known, batch, phase))
             if waiting is not None:  # one behind, so that the devices never wait for the host
                 yield (progress := _called(progress, waiting))
             waiting = _Running(batch.jobs, clean, self.config.vae) if watched else None
         if waiting is not None:
             yield (progress := _called(progress, waiting))
-        pixels, decoded = self._decode(dict(vae=params["vae"]), state.latents)
+        pixels, decoded = self._decode(_of("vae", params), state.latents)
         finite, pixels = self.devices.join((encoded | decoded, pixels))
         return pixels, finite, progress
 
@@ -240,6 +268,17 @@ class Pipeline:
             f"the {stage} gave values that are not finite for picture {job.index + 1} "
             f"(seed {job.request.seed}, dtype {jnp.dtype(self.dtype).name})"
         )
+
+
+def _of(part: str, params: dict[str, dict]) -> dict[str, dict]:
+    return {part: params[part]}
+
+
+def _advancing(params: dict, state: State, sides: Sides, known: Known, batch: Batch, phase: Phase) -> tuple:
+    """The arguments of `Stages.advance`."""
+    sides = sides if phase.guided else sides[-1:]
+    fixed = batch.guidance, batch.rows, known, batch.row_noise
+    return _of("unet", params), state, sides, *fixed, phase.start, phase.stop
 
 
 def _laid_out(model: Model, platform: str) -> dict[str, dict]:

@@ -140,9 +140,7 @@ def make(
     manifest = _manifest(model, dtype)
     config, defaults = manifest.config, manifest.config.defaults
     width, height = size or (defaults.width, defaults.height)
-    params = {
-        part: abstract_params(config, part_dtype)[part] for part, part_dtype in part_dtypes(config, dtype).items()
-    }
+    params = abstract_params(config, part_dtypes(config, dtype))
     devices = DryDevices(ahead.find_devices(topology), per_device)
     pipe = Pipeline(Model(manifest=manifest, params=params), devices=devices)
     pipe(image=np.zeros((1, 1, 3), np.uint8), prompt="", width=width, height=height)

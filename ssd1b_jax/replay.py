@@ -100,10 +100,13 @@ def read(
 def run(recipe: Recipe, *, on_progress: Callable[[Progress], None] | None = None) -> Replay:
     """Make the picture again, in the dtype and with the per-device batch recorded, and compare."""
     record = recipe.record
-    pipe = Pipeline.from_pretrained(recipe.model, dtype=record["dtype"]["unet"], per_device=record["per_device"])
+    requests = [recipe.request]
+    pipe = Pipeline.from_pretrained(
+        recipe.model, dtype=record["dtype"]["unet"], per_device=record["per_device"], requests=requests
+    )
     for name, file in recipe.loras.items():
         pipe.load_lora(file, name=name)
-    (result,) = pipe.generate([recipe.request], on_progress=on_progress)
+    (result,) = pipe.generate(requests, on_progress=on_progress)
     now = result.provenance
     identical = now["pixels"]["sha256"] == record["pixels"]["sha256"]
     apart, edited, upscale = None, None, record["written"]["upscale"]

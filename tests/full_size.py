@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from checkpoints import join  # noqa: E402
 
-from ssd1b_jax import checkpoint, config, released  # noqa: E402
+from ssd1b_jax import checkpoint, config, released, trees  # noqa: E402
 from ssd1b_jax.names import table  # noqa: E402
 from ssd1b_jax.tensors import read_safetensors, write_safetensors  # noqa: E402
 from ssd1b_jax.training import vocabulary  # noqa: E402
@@ -134,7 +134,7 @@ def main() -> None:
     made = [folder / f"from-{layout}" for layout in arguments.layouts]
     for part in checkpoint.PARTS:
         shapes = checkpoint.abstract_params(model, ml_dtypes.bfloat16)[part]
-        for leaves in zip(*(checkpoint.read_leaves(path / part, shapes) for path in made), strict=True):
+        for leaves in zip(*(trees.read_leaves(path / part, shapes) for path in made), strict=True):
             (path, first), *others = leaves
             assert all(where == path and first.tobytes() == other.tobytes() for where, other in others), (part, path)
     print(f"{len(made)} model folders with the same weights")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd1b_jax import checkpoint, folders
+from ssd1b_jax import checkpoint, folders, trees
 from ssd1b_jax.checkpoint import ModelError, abstract_params, load_model, save_model, verify
 from ssd1b_jax.config import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
 from ssd1b_jax.folders import whole_folder
@@ -170,49 +170,8 @@ def test_a_failed_save_leaves_nothing(tmp_path, tokenizers):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_trees_and_their_parts(tmp_path):
-    tree = dict(ema={"layers": {i: jnp.full(2, i) for i in range(12)}}, optimizer=[jnp.ones(3)], step=jnp.int32(4))
-    checkpoint.save_tree(tmp_path / "tree", tree)
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_tree(tmp_path / "tree", tree), tree)
-    part = checkpoint.load_part(tmp_path / "tree", "ema", jax.eval_shape(lambda: tree["ema"]))
-    jax.tree.map(np.testing.assert_array_equal, part, tree["ema"])
-    for wrong in ({"layers": {0: jnp.ones(2)}}, tree["ema"] | {"more": jnp.ones(2)}):
-        with pytest.raises(ValueError):
-            checkpoint.load_part(tmp_path / "tree", "ema", wrong)
-    with pytest.raises(ValueError):
-        checkpoint.load_tree(tmp_path / "tree", dict(ema=tree["ema"]))
-
-
-def test_leaves_come_and_go_a_few_at_a_time(tmp_path, tokenizers, monkeypatch):
-    """With room for few, many pieces are written and read, and what is loaded is the same."""
-    held = []
-
-    def leaves():
-        for number in range(40):
-            held.append(number)
-            yield ("layers", number, "kernel"), np.full((4, 256), number, np.float32)
-            yield ("layers", number, "bias"), np.full(3, number, np.float32)
-
-    monkeypatch.setattr(checkpoint, "BATCH", 3 * 4096)
-    saved, during = checkpoint.ocp.partial.save, []
-    monkeypatch.setattr(
-        checkpoint.ocp.partial, "save", lambda path, tree: (during.append(len(held)), saved(path, tree))[1]
-    )
-    checkpoint.save_leaves(tmp_path / "tree", leaves())
-    assert during[0] <= 4 and len(during) >= 13  # written before the rest was made
-    shapes = {"layers": {i: dict(kernel=jnp.zeros((4, 256)), bias=jnp.zeros(3)) for i in range(40)}}
-    tree = checkpoint.load_tree(tmp_path / "tree", shapes)
-    read = dict(checkpoint.read_leaves(tmp_path / "tree", shapes))
-    assert len(read) == 80
-    for number in range(40):
-        for name, size in (("kernel", (4, 256)), ("bias", 3)):
-            expected = np.full(size, number, np.float32)
-            np.testing.assert_array_equal(tree["layers"][number][name], expected, strict=True)
-            np.testing.assert_array_equal(read["layers", number, name], expected, strict=True)
-
-
 def test_a_model_in_many_pieces_is_the_same(saved, tmp_path, tokenizers, monkeypatch):
-    monkeypatch.setattr(checkpoint, "BATCH", 1000)
+    monkeypatch.setattr(trees, "BATCH", 1000)
     told = []
     save_model(
         tmp_path / "model", TINY, random_params(), tokenizers=tokenizers, dtype="float16", source="here",
@@ -271,7 +230,7 @@ sys.path[:0] = [sys.argv[3], sys.argv[3] + "/tests"]
 import jax
 jax.config.update("jax_platforms", "cpu")
 import test_checkpoint as here
-from ssd1b_jax import checkpoint
+from ssd1b_jax import checkpoint, trees
 
 def advance(stage, count):
     print(stage, flush=True)
@@ -279,7 +238,7 @@ def advance(stage, count):
 
 params = here.random_params()
 about = dict(dtype="float16", source="", advance=advance)
-checkpoint.BATCH = 2000
+trees.BATCH = 2000
 print("begun", flush=True)
 checkpoint.save_model(sys.argv[1], here.TINY, params, tokenizers=sys.argv[2], **about)
 """

@@ -11,8 +11,8 @@ ORDER = [
     "kernels.attentions", "kernels.flash", "kernels.fusions", "kernels", "models.layers", "models.unet", "models.vae",
     "models.clip", "models", "tensors", "names", "sgm", "lora", "adapters", "schedule", "solvers.symbols",
     "solvers.onestep", "solvers.multistep", "solvers.registry", "solvers", "sampler", "devices", "noise", "tokenizer",
-    "prompts", "metadata", "images", "letters", "masks", "previews", "overlap", "checkpoint", "provenance", "request",
-    "pictures", "saving", "result", "stages", "batches", "pipeline", "replay", "figure", "grid", "notebook", "outline",
+    "prompts", "metadata", "images", "letters", "masks", "previews", "overlap", "trees", "checkpoint", "provenance",
+    "request", "pictures", "saving", "result", "stages", "batches", "pipeline", "replay", "figure", "grid", "notebook", "outline",
     "ahead", "plan", "cli.settings", "cli.console", "cli.img2img", "cli.samplers", "cli.replay", "cli.grid", "cli.info",
     "cli.plan", "cli", "cli.__main__", "bench.task", "bench.contenders", "bench.ours", "bench.peer", "bench.openvino",
     "bench",
@@ -49,7 +49,7 @@ def test_imports_point_one_way(path):
 @pytest.mark.parametrize(
     ("library", "home"),
     [
-        ("orbax", {"checkpoint"}),
+        ("orbax", {"trees"}),
         ("PIL", {"images", "letters"}),  # pictures are read and written in one place; the other only draws letters
         ("torch", {"bench.peer"}),
         ("diffusers", {"bench.peer"}),

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ssd1b_jax.overlap import ahead
+from ssd1b_jax.overlap import ahead, beside
 
 
 def test_items_come_in_order_and_the_maker_runs_ahead():
@@ -51,3 +51,43 @@ def test_closing_closes_the_generator_and_ends_the_thread():
     thread = next(taken)
     taken.close()
     assert closed.is_set() and not thread.is_alive() and thread is not threading.current_thread()
+
+
+def test_steps_beside_a_block_are_done_when_it_ends():
+    begun, done = threading.Event(), []
+
+    def steps():
+        for i in range(3):
+            begun.set()
+            done.append(i)
+            yield
+
+    with beside(steps()):
+        assert begun.wait(10)  # while the block runs
+    assert done == [0, 1, 2]
+
+
+def test_an_error_beside_a_block_comes_at_its_end():
+    reached = []
+
+    def steps():
+        yield
+        raise ValueError("beside")
+
+    with pytest.raises(ValueError, match="beside"), beside(steps()):
+        reached.append("the end")
+    assert reached == ["the end"]
+
+
+def test_a_block_that_fails_ends_the_steps_beside_it():
+    begun = threading.Event()
+
+    def steps():
+        while True:
+            begun.set()
+            yield
+
+    with pytest.raises(ValueError, match="the block"), beside(steps()):
+        assert begun.wait(10)
+        raise ValueError("the block")
+    assert not any(thread.name == "ahead" for thread in threading.enumerate())

@@ -238,6 +238,23 @@ def test_nothing_runs_if_one_request_is_bad(tiny_pipe, monkeypatch):
         tiny_pipe.generate([good, dataclasses.replace(good, strength=1.5)])
 
 
+def test_what_is_asked_for_at_loading_is_compiled_by_then(tiny_folder, on_one_device, compiled):
+    every = mixture()
+    wanted = [0, 3, 6, 11]  # guided, not guided, noise of the host's, both in one picture
+    requests = [every[i] for i in wanted]
+    pipe = Pipeline.from_pretrained(tiny_folder, devices=jax.devices()[:1], requests=requests)
+    programs = compiled.count
+    assert programs >= 3 + 3 + 1  # the last two share all but one
+    assert digest(pipe.generate(requests)) == [on_one_device[i] for i in wanted]
+    assert compiled.count == programs
+
+
+def test_a_bad_request_is_told_before_weights_are_read(tiny_folder, monkeypatch):
+    monkeypatch.setattr("ssd1b_jax.pipeline.load_model", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(RequestError, match=r"strength must be in \(0, 1\], got 1.5"):
+        Pipeline.from_pretrained(tiny_folder, requests=[Request(image=picture(), prompt="", strength=1.5)])
+
+
 @pytest.mark.parametrize(
     ("wrong", "meant"), [(dict(stregth=0.5), "strength"), (dict(num_image=2), "num_images"), (dict(lora={}), "loras")]
 )

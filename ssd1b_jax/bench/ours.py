@@ -129,8 +129,9 @@ def _folder(task: Task) -> str | Path:
 
 def start(task: Task) -> Prepared:
     """To the first picture, programs already in the compilation cache."""
-    pipe = Pipeline.from_pretrained(_folder(task), devices=jax.local_devices()[:1])
-    return started(lambda: pipe.generate([_request(task)]) and None)
+    requests = [_request(task)]
+    pipe = Pipeline.from_pretrained(_folder(task), devices=jax.local_devices()[:1], requests=requests)
+    return started(lambda: pipe.generate(requests) and None)
 
 
 def load(task: Task) -> Prepared:

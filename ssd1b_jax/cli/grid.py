@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
     settings.check_files(
         arguments, arguments.output, max(requests, key=lambda request: max(request.width, request.height))
     )
-    pipe = settings.pipeline(arguments)
+    pipe = settings.pipeline(arguments, requests)
     folder.mkdir(exist_ok=True)
     names = table.names()
     paths = [folder / f"{name}{arguments.output.suffix}" for name in names]

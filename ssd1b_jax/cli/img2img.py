@@ -39,7 +39,7 @@ def _run(arguments: argparse.Namespace) -> None:
     requests = repeat(request, arguments.num_images)
     for request in requests:
         settings.check_files(arguments, _output_path(arguments, *_seeds(request)), request)
-    pipe = settings.pipeline(arguments)
+    pipe = settings.pipeline(arguments, requests)
     with ProgressBar(arguments.quiet) as bar:
         for _, result in bar.watch(pipe, requests):
             path = _output_path(arguments, *_seeds(result.request))

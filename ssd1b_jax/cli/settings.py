@@ -152,10 +152,13 @@ def of_request(arguments: argparse.Namespace):
     return Request(**{name: tuple(value) if isinstance(value, list) else value for name, value in said.items()})
 
 
-def pipeline(arguments: argparse.Namespace):
+def pipeline(arguments: argparse.Namespace, requests):
+    """The pipeline that is about to make these requests."""
     from ssd1b_jax.pipeline import Pipeline
 
-    pipe = Pipeline.from_pretrained(arguments.model, dtype=arguments.dtype, per_device=arguments.per_device)
+    pipe = Pipeline.from_pretrained(
+        arguments.model, dtype=arguments.dtype, per_device=arguments.per_device, requests=requests
+    )
     for name, file in lora_files(arguments).items():
         pipe.load_lora(file, name=name)
     return pipe

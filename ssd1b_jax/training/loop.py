@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssd1b_jax import checkpoint
+from ssd1b_jax import trees
 from ssd1b_jax.devices import Devices
 
 
@@ -142,7 +142,7 @@ def _resume(folder: Path, initial: Callable):
     saved = _checkpoints(folder)
     if not saved:
         return initial()
-    return checkpoint.load_tree(saved[-1], jax.eval_shape(initial))
+    return trees.load(saved[-1], jax.eval_shape(initial))
 
 
 def _forget_reports(log: Path, step: int) -> None:
@@ -156,7 +156,7 @@ def _keep(folder: Path, step: int, state) -> None:
     """Save, then forget all but the last two checkpoints."""
     path = folder / "checkpoints" / str(step)
     if not path.exists():
-        checkpoint.save_tree(path, state)
+        trees.save(path, state)
     for old in _checkpoints(folder)[:-2]:
         shutil.rmtree(old)
 
@@ -166,4 +166,4 @@ def averaged(folder: Path, params):
     saved = _checkpoints(folder)
     if not saved:
         raise FileNotFoundError(f"{folder} has no checkpoint: train first")
-    return checkpoint.load_part(saved[-1], "ema", params)
+    return trees.load_part(saved[-1], "ema", params)
