@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
-from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from ssd1b_jax.models import clip, layers, unet, vae
@@ -113,22 +112,9 @@ def _marked() -> Iterator[None]:
     calls = {kind: kind.__call__ for kind in BLOCKS}
     try:
         for kind, call in calls.items():
-            # Of what `layers.repeated` wraps: its own trace would outlive this one.
-            kind.__call__ = _marking(kind.__name__, inspect.unwrap(call))
+            # Of what is repeated already: its traces would outlive these.
+            kind.__call__ = layers.repeated(inspect.unwrap(call), _MARK + kind.__name__)
         yield
     finally:
         for kind, call in calls.items():
             kind.__call__ = call
-
-
-def _marking(name: str, call: Callable) -> Callable:
-    def marked(module: nnx.Module, *arguments):
-        graphdef, params = nnx.split(module)
-
-        def block(params, *arguments):
-            return call(nnx.merge(graphdef, params), *arguments)
-
-        block.__name__ = _MARK + name
-        return jax.jit(block)(params, *arguments)
-
-    return marked

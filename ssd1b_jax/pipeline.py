@@ -82,7 +82,7 @@ class Pipeline:
         per_device: int = 1,
     ):
         self.config = model.config
-        self.devices = devices if isinstance(devices, Devices) else Devices(devices, per_device)
+        self.devices = _placed(devices, per_device)
         length = min(
             self.config.text_encoder.max_position_embeddings, self.config.text_encoder_2.max_position_embeddings
         )
@@ -106,7 +106,7 @@ class Pipeline:
         model: str | Path = "emoji",
         *,
         dtype: str | None = None,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[jax.Device] | Devices | None = None,
         per_device: int = 1,
         requests: Iterable[Request] = (),
     ) -> "Pipeline":
@@ -118,11 +118,10 @@ class Pipeline:
         requests.
         """
         enable_compilation_cache()
+        placed = _placed(devices, per_device)
         if dtype is None:
-            platform = (devices or jax.local_devices())[0].platform
-            dtype = "float32" if platform == "cpu" else "bfloat16"
+            dtype = "float32" if placed.platform == "cpu" else "bfloat16"
         check_dtype(dtype, RequestError)
-        placed = Devices(devices, per_device)
         manifest = verify(model)
         dtypes = part_dtypes(manifest.config, jnp.dtype(dtype))
         pipe = cls(Model(manifest=manifest, params=abstract_params(manifest.config, dtypes)), devices=placed)
@@ -268,6 +267,10 @@ class Pipeline:
             f"the {stage} gave values that are not finite for picture {job.index + 1} "
             f"(seed {job.request.seed}, dtype {jnp.dtype(self.dtype).name})"
         )
+
+
+def _placed(devices: Sequence[jax.Device] | Devices | None, per_device: int) -> Devices:
+    return devices if isinstance(devices, Devices) else Devices(devices, per_device)
 
 
 def _of(part: str, params: dict[str, dict]) -> dict[str, dict]:

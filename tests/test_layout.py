@@ -12,11 +12,10 @@ ORDER = [
     "models.clip", "models", "tensors", "names", "sgm", "lora", "adapters", "schedule", "solvers.symbols",
     "solvers.onestep", "solvers.multistep", "solvers.registry", "solvers", "sampler", "devices", "noise", "tokenizer",
     "prompts", "metadata", "images", "letters", "masks", "previews", "overlap", "trees", "checkpoint", "provenance",
-    "request", "pictures", "saving", "result", "stages", "batches", "pipeline", "replay", "figure", "grid", "notebook", "outline",
-    "ahead", "plan", "cli.settings", "cli.console", "cli.img2img", "cli.samplers", "cli.replay", "cli.grid", "cli.info",
-    "cli.plan", "cli", "cli.__main__", "bench.task", "bench.contenders", "bench.ours", "bench.peer", "bench.openvino",
-    "bench",
-    "bench.__main__",
+    "request", "pictures", "saving", "result", "stages", "batches", "pipeline", "replay", "figure", "grid", "notebook",
+    "outline", "ahead", "plan", "cli.settings", "cli.console", "cli.img2img", "cli.samplers", "cli.replay", "cli.grid",
+    "cli.info", "cli.plan", "cli", "cli.__main__", "bench.task", "bench.contenders", "bench.ours", "bench.peer",
+    "bench.openvino", "bench", "bench.__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -319,6 +319,16 @@ def test_an_embedded_input_makes_the_file_enough(capsys, result, here):
     assert run(capsys, "replay", "b.png")[0] == 0
 
 
+@pytest.mark.parametrize("output", ["a.png", "in.png"])
+def test_what_is_made_again_never_replaces_what_it_was_made_from(capsys, result, here, output):
+    result.save("a.png")
+    before = (here / output).read_bytes()
+    code, out, err = run(capsys, "replay", "a.png", "-o", output)
+    assert (code, out) == (2, "")
+    assert err == f"error: {output} is an input, which would be lost: choose another output\n"
+    assert (here / output).read_bytes() == before
+
+
 def test_every_setting_is_made_again(capsys, pipe, here):
     """None of them at its default, and the mask not of the image's size."""
     images.save(np.random.default_rng(1).integers(0, 2, (9, 5, 3), np.uint8) * 255, "mask.png")

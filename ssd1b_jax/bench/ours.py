@@ -84,10 +84,10 @@ def text(task: Task) -> Prepared:
     return Prepared(lambda: [part.run() for part in parts] and None, sum(part.flops for part in parts))
 
 
-def _pipeline(task: Task, devices=None, per_device: int = 1) -> Pipeline:
+def _pipeline(task: Task, devices=None) -> Pipeline:
     """The embedded model with its weights, another with random ones and the embedded one's vocabulary."""
     if task.model == "emoji":
-        return Pipeline.from_pretrained("emoji", devices=devices, per_device=per_device)
+        return Pipeline.from_pretrained("emoji", devices=devices)
     about = dict(
         dtype="float32",
         source="random weights",
@@ -99,7 +99,7 @@ def _pipeline(task: Task, devices=None, per_device: int = 1) -> Pipeline:
     )
     manifest = Manifest(folder=read_manifest("emoji").folder, config=task.config, **about)
     params = {part: random_params(part, task, PLATFORM) for part in models.PARTS}
-    return Pipeline(Model(manifest=manifest, params=params, platform=PLATFORM), devices=devices, per_device=per_device)
+    return Pipeline(Model(manifest=manifest, params=params, platform=PLATFORM), devices=devices)
 
 
 def _request(task: Task, seed: int = 0) -> Request:
@@ -139,32 +139,30 @@ def load(task: Task) -> Prepared:
     return Prepared(lambda: jax.block_until_ready(load_model(_folder(task), dtype="float32").params) and None)
 
 
-class Busy:
-    """When devices have work: from a mapped call's return, which gives it out, until its results are ready.
+class WatchedDevices(Devices):
+    """Devices that note when they have work: from a call's return, which gives it out, until its results are ready.
 
     A thread waits for the results, and host and devices go on as they do without it; or else every
-    call waits, so that nothing is done meanwhile. Virtual devices share the host's cores: while it is
+    call is `waiting`, so that nothing is done meanwhile. Virtual devices share the host's cores: while it is
     busy they are slower, and have work all the same.
     """
 
-    def __init__(self, waiting: bool = False):
-        self._thread, self._spans = ThreadPoolExecutor(1), []
-        mapped = Devices.map
+    def __init__(self, devices=None, per_device: int = 1, *, waiting: bool = False):
+        super().__init__(devices, per_device)
+        self._waiting, self._thread, self._spans = waiting, ThreadPoolExecutor(1), []
 
-        def watched(devices, function, **how):
-            call = mapped(devices, function, **how)
+    def map(self, function: Callable, **how) -> Callable:
+        call = super().map(function, **how)
 
-            def run(*arguments):
-                results = call(*arguments)
-                span = self._thread.submit(self._wait, time.perf_counter(), results[-1])  # never donated
-                self._spans.append(span)
-                if waiting:
-                    span.result()
-                return results
+        def run(*arguments):
+            results = call(*arguments)
+            span = self._thread.submit(self._wait, time.perf_counter(), results[-1])  # never donated
+            self._spans.append(span)
+            if self._waiting:
+                span.result()
+            return results
 
-            return run
-
-        Devices.map = watched
+        return run
 
     @staticmethod
     def _wait(began: float, results) -> tuple[float, float]:
@@ -185,25 +183,24 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
     return seconds
 
 
-def _from_files(task: Task, pipe: Pipeline, busy: Busy, count: int) -> tuple[Callable[[], None], list]:
+def _from_files(task: Task, devices: WatchedDevices, count: int) -> tuple[Callable[[], None], list]:
     """Pictures read from as many files and written to others; of every run its seconds, and those with work."""
-    paths, times = task.write_pictures("ours", count), []
+    paths, times, pipe = task.write_pictures("ours", count), [], _pipeline(task, devices)
     requests = [dataclasses.replace(_request(task, i), image=path) for i, path in enumerate(paths)]
 
     def run():
-        busy.take()
+        devices.take()
         began = time.perf_counter()
         for index, result in pipe.stream(requests):
             result.save(paths[index].with_stem(f"{index}-made"))
-        times.append((time.perf_counter() - began, busy.take()))
+        times.append((time.perf_counter() - began, devices.take()))
 
     return run, times
 
 
 def host(task: Task) -> Prepared:
     """A picture from file to file: all that the host does for it while no device works, as nothing overlaps."""
-    busy = Busy(waiting=True)
-    run, times = _from_files(task, _pipeline(task, jax.local_devices()[:1]), busy, 1)
+    run, times = _from_files(task, WatchedDevices(jax.local_devices()[:1], waiting=True), 1)
 
     def notes() -> dict[str, float]:
         seconds, spent = np.transpose(times[1:])
@@ -215,8 +212,7 @@ def host(task: Task) -> Prepared:
 def batch(task: Task, devices: int = 4) -> Prepared:
     """Pictures from files to files over virtual devices: how many a second, and how much of that these had work."""
     jax.config.update("jax_num_cpu_devices", devices)
-    busy = Busy()
-    run, times = _from_files(task, _pipeline(task, per_device=TOGETHER // devices), busy, PICTURES)
+    run, times = _from_files(task, WatchedDevices(per_device=TOGETHER // devices), PICTURES)
 
     def notes() -> dict[str, float]:
         seconds, spent = np.transpose(times[1:])

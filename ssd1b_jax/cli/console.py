@@ -16,6 +16,10 @@ def describe(result) -> str:
     )
 
 
+def add_quiet(parser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
 class ProgressBar:
     """A bar over model calls, on standard error where that is a terminal."""
 

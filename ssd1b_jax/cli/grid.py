@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd1b_jax.cli import settings
-from ssd1b_jax.cli.console import ProgressBar, describe
+from ssd1b_jax.cli.console import ProgressBar, add_quiet, describe
 
 
 def add(commands) -> None:
@@ -26,6 +26,7 @@ def add(commands) -> None:
     add("--y", metavar="SETTING=VALUES", help="rows: another one")
     add("-o", "--output", type=Path, default=Path("grid.png"), metavar="OUT", help="default: grid.png")
     add("--cell", type=int, default=256, metavar="PIXELS", help="size of a picture in the table (default: 256)")
+    add_quiet(parser)
     settings.add(parser)
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ssd1b_jax.cli import settings
-from ssd1b_jax.cli.console import ProgressBar, describe
+from ssd1b_jax.cli.console import ProgressBar, add_quiet, describe
 
 
 def add(commands) -> None:
@@ -25,6 +25,7 @@ def add(commands) -> None:
         help="PNG, JPEG or WebP to write (default: IMAGE's name-SEED.png here)",
     )
     parser.add_argument("--num-images", type=int, default=1, metavar="N", help="pictures, with seeds SEED, SEED+1 …")
+    add_quiet(parser)
     settings.add(parser)
 
 

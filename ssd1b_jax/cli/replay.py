@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ssd1b_jax.cli import settings
-from ssd1b_jax.cli.console import ProgressBar, describe
+from ssd1b_jax.cli.console import ProgressBar, add_quiet, describe
 
 LORA = "NAME=FILE"
 
@@ -25,7 +25,7 @@ def add(commands) -> None:
     add("--lora", action="append", default=[], metavar=LORA, help="the same for a LoRA; may be repeated")
     add("--model", metavar="MODEL", help="the same for the model; may also be another one, to see what changes")
     add("-o", "--output", type=Path, metavar="OUT", help="write the picture made again")
-    add("--quiet", action="store_true", help="no progress bar")
+    add_quiet(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:

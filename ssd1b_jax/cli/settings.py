@@ -11,8 +11,7 @@ from ssd1b_jax.choices import DTYPES, NOISES, SHORT
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """All of them, and --quiet."""
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    """All of them."""
     _add_request(parser)
     _add_pipeline(parser)
     _add_files(parser)

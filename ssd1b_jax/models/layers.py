@@ -25,16 +25,17 @@ ACTIVATIONS = {
 }
 
 
-def repeated(call: Callable) -> Callable:
+def repeated(call: Callable, name: str | None = None) -> Callable:
     """A `__call__` that is traced and lowered once for all modules of the same structure and shapes.
 
     What it computes must follow from its arguments, which are positional, and its parameters, which it leaves alone.
+    Programs call it by `name`, the class's unless given.
     """
 
     def traced(graphdef, plain, params, *arguments):
         return call(nnx.merge(graphdef, params), *arguments)
 
-    traced.__name__ = call.__qualname__.partition(".")[0]
+    traced.__name__ = name or call.__qualname__.partition(".")[0]
     traced = jax.jit(traced, static_argnums=(0, 1))
 
     @functools.wraps(call)
