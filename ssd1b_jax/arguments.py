@@ -11,7 +11,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that says what is wrong on one line, and where the help is; its subparsers do too."""
 
     def __init__(self, *values, **settings):
-        super().__init__(*values, **settings)
+        super().__init__(*values, allow_abbrev=False, **settings)  # --prompt would be --prompt-2
         self.register("type", int, _whole)
         self.register("type", float, _number)
 

@@ -78,6 +78,14 @@ class Model:
     def folder(self) -> Path:
         return self.manifest.folder
 
+    def laid_out(self, platform: str) -> dict[str, dict]:
+        """The parameters as programs for `platform` take them; see `models.lay_out`."""
+        if self.platform == platform:
+            return self.params
+        if self.platform is not None:
+            raise ValueError(f"the weights are laid out for {self.platform}, not {platform}: load them again")
+        return {part: lay_out(part, self.config, tree, platform) for part, tree in self.params.items()}
+
 
 def abstract_params(config: ModelConfig, dtype=jnp.float32) -> dict[str, dict]:
     """Shapes of every part's parameters, as pure dicts; `dtype` is one for all, or a mapping with one for each."""
@@ -145,7 +153,7 @@ def load_model(
 ) -> Model:
     """Verify the model folder, or the embedded model of that name, and load its weights.
 
-    What `verify` returned is not verified again. The weights are cast to `dtype`, one for all parts or
+    A Manifest is believed: it should be what `verify` returned. The weights are cast to `dtype`, one for all parts or
     a mapping with one for each, by default the one they are stored in, placed by `sharding`, and laid
     out for `platform` if one is given.
     """

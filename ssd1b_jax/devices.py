@@ -17,6 +17,7 @@ import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+MOST_PER_DEVICE = 256  # pictures at a time
 JAX_KEEPS_FROM = 1.0  # seconds that a program took to compile, by default
 
 
@@ -24,8 +25,7 @@ class Devices:
     """The local devices that pictures are spread over, each taking `per_device` of them at a time."""
 
     def __init__(self, devices: Sequence[jax.Device] | None = None, per_device: int = 1):
-        if per_device < 1:
-            raise ValueError(f"per-device batch must be at least 1, got {per_device}")
+        check_per_device(per_device)
         self.devices = tuple(devices if devices is not None else jax.local_devices())
         self.per_device = per_device
         # In the order of pmap's devices, or every call would move the parameters.
@@ -44,12 +44,15 @@ class Devices:
         return len(self.devices) * self.per_device
 
     def map(self, function: Callable, *, batches: int, donate: tuple[int, ...] = ()) -> Callable:
-        """`function(params, *batches)` on every device; the batches are as `split` makes them."""
+        """`function(params, *batches)` on every device; the batches are as `split` makes them.
+
+        It can also be lowered, with shapes in place of arrays.
+        """
         in_axes = (None,) + (0,) * batches
         return jax.pmap(function, AXIS, in_axes=in_axes, devices=self.devices, donate_argnums=donate)
 
     def replicate(self, params):
-        """Place parameters, whole, on every device; shapes are told that this is where they belong."""
+        """Place parameters, whole, on every device; shapes get the sharding."""
         if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), params)
         return jax.device_put(params, self.replicated)
@@ -62,6 +65,12 @@ class Devices:
     def join(self, batch):
         """Inverse of `split`, as NumPy arrays on the host."""
         return jax.tree.map(lambda x: np.asarray(x).reshape(self.batch_size, *x.shape[2:]), batch)
+
+
+def check_per_device(pictures: int) -> None:
+    """Raise ValueError for a per-device batch that no device takes, before it takes all memory."""
+    if not 1 <= pictures <= MOST_PER_DEVICE:
+        raise ValueError(f"per_device must be a whole number from 1 to {MOST_PER_DEVICE}, got {pictures}")
 
 
 @functools.cache

@@ -280,7 +280,7 @@ def encode(pixels: Pixels, suffix: str, text: Text | None = None, attached: Chun
 
 def _encoder(suffix: str, width: int, height: int) -> tuple[str, dict]:
     if suffix.lower() not in _ENCODERS:
-        raise ImageError(f"a picture's name must end in {', '.join(_ENCODERS)}, got {suffix!r}")
+        raise ImageError(f"a picture's name must end in {', '.join(_ENCODERS)}, got {suffix or 'no such end'}")
     form, longest, options = _ENCODERS[suffix.lower()]
     if max(width, height) > longest:
         raise ImageError(f"a {form} file has at most {longest} pixels a side, got {width} x {height}: make it a .png")

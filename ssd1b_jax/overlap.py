@@ -1,4 +1,4 @@
-"""Work that goes on while its results are taken: the host prepares and saves while the devices run."""
+"""Work in a thread of its own: the host prepares and saves while devices run, and compiles while weights are read."""
 
 import atexit
 import contextvars
@@ -20,7 +20,7 @@ def ahead(items: Generator[Item, None, None], depth: int) -> Iterator[Item]:
     at, closes it, and waits for that.
     """
     made: queue.Queue = queue.Queue(depth)
-    unwanted = threading.Event()
+    unwanted, ended = threading.Event(), threading.Event()
 
     def offer(item) -> bool:
         while not unwanted.is_set():
@@ -40,9 +40,12 @@ def ahead(items: Generator[Item, None, None], depth: int) -> Iterator[Item]:
             offer((_END, None))
         except BaseException as error:  # whatever it is, it is the taker's
             offer((_END, error))
+        finally:
+            ended.set()
 
     def stop() -> None:
         unwanted.set()
+        ended.wait()  # a join that is interrupted, by Ctrl-C again, would take the thread for ended
         thread.join()
 
     context = contextvars.copy_context()
@@ -58,12 +61,12 @@ def ahead(items: Generator[Item, None, None], depth: int) -> Iterator[Item]:
                 return
             yield item
     finally:
-        atexit.unregister(stop)
         stop()
+        atexit.unregister(stop)
 
 
 @contextmanager
-def beside(steps: Iterator[None]) -> Iterator[None]:
+def beside(steps: Iterator) -> Iterator[None]:
     """Go through `steps` in a thread of its own while the block runs, and wait for the last of them at its end.
 
     What they raise is raised there. If the block fails, no step follows the one that is under way.

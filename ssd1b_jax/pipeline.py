@@ -16,7 +16,6 @@ from ssd1b_jax.batches import Batch, Batcher, Job, Phase
 from ssd1b_jax.checkpoint import TOKENIZERS, Model, abstract_params, check_dtype, load_model, verify
 from ssd1b_jax.config import VAEConfig
 from ssd1b_jax.devices import Devices, enable_compilation_cache
-from ssd1b_jax.models import lay_out
 from ssd1b_jax.overlap import ahead, beside
 from ssd1b_jax.pictures import Pictures
 from ssd1b_jax.request import Request, RequestError, check_names, repeat
@@ -70,8 +69,8 @@ class Pipeline:
     """A model on devices, ready to remake pictures.
 
     `per_device` pictures are made at a time on each device; other numbers than 1 change pixels
-    by rounding; `devices` may be `Devices`, which say so themselves. Compiled programs are kept in
-    the user's cache folder; see `devices`.
+    by rounding; `devices` may be `Devices`, which know how many. Compiled programs are kept in the
+    user's cache folder; see `devices`.
     """
 
     def __init__(
@@ -114,8 +113,8 @@ class Pipeline:
 
         `dtype` is float32 on a CPU and bfloat16 elsewhere unless given. What `requests` will run is
         compiled while the weights are read, so that the first picture is there sooner. Raises
-        ModelError for a folder that is missing, damaged or foreign, and what `generate` raises of the
-        requests.
+        ModelError for a folder that is missing, damaged or foreign, and RequestError as `generate` does,
+        before weights are read; of the requests' pictures not all are looked at.
         """
         enable_compilation_cache()
         placed = _placed(devices, per_device)
@@ -187,7 +186,7 @@ class Pipeline:
             raise NonFiniteError("; ".join(failures) + ": try dtype float32 or bfloat16, or a lower guidance_scale")
 
     def _weighted(self, model: Model) -> Adapters:
-        params = self.devices.replicate(_laid_out(model, self.devices.platform))
+        params = self.devices.replicate(model.laid_out(self.devices.platform))
         return Adapters(self.config, params, self.devices.platform)
 
     def _plan(self, requests: Iterable[Request]) -> list[Job]:
@@ -203,11 +202,14 @@ class Pipeline:
         for job in distinct.values():
             batch = self._batcher.batch([job], pictures)
             prepared = self._prepare.lower(params, batch.inputs, batch.rows)
-            yield prepared.compile()
+            prepared.compile()
+            yield
             state, sides, known, _ = prepared.out_info
             for phase in batch.phases:
-                yield self._advance.lower(*_advancing(params, state, sides, known, batch, phase)).compile()
-            yield self._decode.lower(_of("vae", params), state.latents).compile()
+                self._advance.lower(*_advancing(params, state, sides, known, batch, phase)).compile()
+                yield
+            self._decode.lower(_of("vae", params), state.latents).compile()
+            yield
 
     def _events(self, jobs: list[Job], watched: bool, failures: list[str]) -> Iterator[Progress | tuple[int, Result]]:
         """Results as they come, and Progress: after every model call where that is `watched`."""
@@ -270,7 +272,11 @@ class Pipeline:
 
 
 def _placed(devices: Sequence[jax.Device] | Devices | None, per_device: int) -> Devices:
-    return devices if isinstance(devices, Devices) else Devices(devices, per_device)
+    if not isinstance(devices, Devices):
+        return Devices(devices, per_device)
+    if per_device not in (1, devices.per_device):
+        raise ValueError(f"per_device is {devices.per_device} by the Devices given, got {per_device} too")
+    return devices
 
 
 def _of(part: str, params: dict[str, dict]) -> dict[str, dict]:
@@ -282,15 +288,6 @@ def _advancing(params: dict, state: State, sides: Sides, known: Known, batch: Ba
     sides = sides if phase.guided else sides[-1:]
     fixed = batch.guidance, batch.rows, known, batch.row_noise
     return _of("unet", params), state, sides, *fixed, phase.start, phase.stop
-
-
-def _laid_out(model: Model, platform: str) -> dict[str, dict]:
-    """Its parameters as programs for `platform` take them; see `models.lay_out`."""
-    if model.platform == platform:
-        return model.params
-    if model.platform is not None:
-        raise ValueError(f"the weights are laid out for {model.platform}, not {platform}: load them again")
-    return {part: lay_out(part, model.config, tree, platform) for part, tree in model.params.items()}
 
 
 def _called(progress: Progress, running: _Running) -> Progress:

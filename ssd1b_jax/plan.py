@@ -67,9 +67,6 @@ class DryDevices(Devices):
 
         return note
 
-    def replicate(self, params):
-        return params
-
     def split(self, batch):
         shape = (len(self.devices), self.per_device)
         return jax.tree.map(lambda x: jnp.asarray(x).reshape(*shape, *x.shape[1:]), batch)

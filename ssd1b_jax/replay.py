@@ -65,7 +65,7 @@ def read(
     The input is the one embedded, or else lies where its name says, seen from the file or from
     here; so do the LoRAs, and the model. What is given is taken instead. All must have the sha256
     recorded; only a model that is given may be another, with a note. Raises ProvenanceError,
-    ImageError, ModelError or RequestError.
+    ImageError, ModelError, RequestError or WeightsError.
     """
     path = Path(path)
     record = provenance.read(path)
@@ -85,6 +85,8 @@ def read(
         name: _found(path, f"LoRA {name}", said, (loras or {}).get(name), _lora_sha256)
         for name, said in record["loras"].items()
     }
+    for file in files.values():
+        lora.read(file, config)
     return Recipe(
         path=path,
         picture=picture,

@@ -78,7 +78,8 @@ class StackedNoise(NamedTuple):
 
 def part_dtypes(config: ModelConfig, dtype) -> dict[str, jnp.dtype]:
     """What each part computes in: a VAE that overflows in float16 (`force_upcast`) in float32 there."""
-    dtypes = dict.fromkeys(PARTS, jnp.dtype(dtype))
+    dtype = jnp.dtype(dtype)
+    dtypes = dict.fromkeys(PARTS, dtype)
     if dtype == jnp.float16 and config.vae.force_upcast:
         dtypes["vae"] = jnp.dtype(jnp.float32)
     return dtypes

@@ -83,7 +83,7 @@ def test_a_dropped_part_of_the_picture_is_noted(capsys, tiny_folder, here):
         ),
         (["in.png", "a cat", "-o", "in.png"], 2, "in.png is an input, which would be lost: choose another output"),
         (["in.png", "a cat", "--upscale", "0"], 2, "upscale must be a whole number from 1 to 8, got 0"),
-        (["in.png", "a cat", "--per-device", "0"], 2, "per_device must be a whole number from 1, got 0"),
+        (["in.png", "a cat", "--per-device", "0"], 2, "per_device must be a whole number from 1 to 256, got 0"),
         (["in.png", "a cat", "--mask", "missing.png"], 2, "missing.png: cannot be read: no such file or directory"),
         (["in.png", "a cat", "--lora", "missing:0.5"], 2, "no LoRA at 'missing': give a safetensors file"),
         (["in.png", "a cat", "--lora", "a/in.x", "--lora", "in.y:0.1"], 2, "two LoRAs are named 'in'"),
@@ -326,11 +326,11 @@ IMG2IMG = ["img2img", "in.png", "a cat"]
         (cli.main, ["info", "--verfy"], "unknown option --verfy: did you mean --verify?", "ssd1b info"),
         (cli.main, ["plan", "--size", "large"], "argument --size: must be a number of pixels, or ", "ssd1b plan"),
         (convert, ["a"], "the following arguments are required: TARGET", "ssd1b-convert"),
-        (convert, ["a", "b", "--dtyp", "c"], "argument --dtype: invalid choice: 'c'", "ssd1b-convert"),
-        (convert, ["a", "b", "--tokenizer=c", "d"], "one argument too many: 'd'", "ssd1b-convert"),
+        (convert, ["a", "b", "--dtype", "c"], "argument --dtype: invalid choice: 'c'", "ssd1b-convert"),
+        (convert, ["a", "b", "--tokenizers=c", "d"], "one argument too many: 'd'", "ssd1b-convert"),
         (convert, ["--to-diffusers", "a", "b", "--revision", "c"], "--revision and --tokenizers do ", "ssd1b-convert"),
         (train, [], "the following arguments are required: COMMAND", "python -m ssd1b_jax.training"),
-        (train, ["vae", "--step", "x"], "argument --steps: a whole ", "python -m ssd1b_jax.training vae"),
+        (train, ["vae", "--steps", "x"], "argument --steps: a whole ", "python -m ssd1b_jax.training vae"),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
 )
@@ -342,6 +342,11 @@ def test_usage_errors_are_one_sentence_and_exit_with_2(capsys, main, arguments, 
     assert err.endswith(f" (see {command or 'ssd1b img2img'} --help)\n") and err.count("\n") == 1
 
 
-def test_an_option_may_be_cut_short_and_values_may_be_negative():
-    parsed = cli._parser().parse_args([*IMG2IMG, "--stren", "0.5", "--seed", "-1"])
-    assert (parsed.strength, parsed.seed) == (0.5, -1)
+def test_values_may_be_negative():
+    assert cli._parser().parse_args([*IMG2IMG, "--seed", "-1"]).seed == -1
+
+
+def test_an_option_cut_short_is_not_taken_for_another(capsys):
+    with pytest.raises(SystemExit):
+        cli._parser().parse_args([*IMG2IMG, "--prompt", "a cat"])
+    assert capsys.readouterr().err.startswith("error: unknown option --prompt: did you mean --prompt-2?")

@@ -1,5 +1,8 @@
 """A generator in a thread of its own: order, errors, how far it runs ahead, and how it ends."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -91,3 +94,29 @@ def test_a_block_that_fails_ends_the_steps_beside_it():
         assert begun.wait(10)
         raise ValueError("the block")
     assert not any(thread.name == "ahead" for thread in threading.enumerate())
+
+
+TWICE = """
+import threading, time
+from ssd1b_jax.overlap import beside
+
+def steps():
+    print("begun", flush=True)
+    time.sleep(2)
+    print("ended", flush=True)
+    yield
+
+with beside(steps()):
+    time.sleep(60)
+"""
+
+
+def test_interrupted_twice_it_still_waits_for_the_step():
+    """A thread in XLA when Python ends would abort it."""
+    process = subprocess.Popen([sys.executable, "-c", TWICE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    for _ in range(2):
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert out == "ended\n" and "KeyboardInterrupt" in err and process.returncode in (1, -signal.SIGINT)

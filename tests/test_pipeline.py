@@ -112,12 +112,13 @@ def test_two_pictures_on_a_device_are_close_to_one(tiny_model, on_one_device, ti
         assert np.abs(one.pixels.astype(int) - two.pixels).max() <= 2
 
 
-def test_half_precision_is_close_and_begins_with_the_same_noise(tiny_folder, tiny_pipe):
-    """R3: with a host's noise only rounding differs. PSNR in bfloat16, whose numbers have 8 bits."""
-    half = Pipeline.from_pretrained(tiny_folder, dtype="bfloat16", devices=jax.devices()[:1])
+@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 25), ("float16", 45)])  # numbers of 8 bits, and of 11
+def test_half_precision_is_close_and_begins_with_the_same_noise(tiny_folder, tiny_pipe, dtype, least):
+    """R3: with a host's noise only rounding differs, here as PSNR."""
+    half = Pipeline.from_pretrained(tiny_folder, dtype=dtype, devices=jax.devices()[:1])
     request = Request(image=picture(), prompt="a red apple", seed=6, scheduler="euler_a", noise="torch")
     pixels = [pipe.generate([request])[0].pixels.astype(float) for pipe in (tiny_pipe, half)]
-    assert 20 * np.log10(255 / np.sqrt(np.square(pixels[0] - pixels[1]).mean())) > 25
+    assert 20 * np.log10(255 / np.sqrt(np.square(pixels[0] - pixels[1]).mean())) > least
 
 
 def test_nothing_is_compiled_after_the_first_picture(tiny_model, compiled):
@@ -247,6 +248,13 @@ def test_what_is_asked_for_at_loading_is_compiled_by_then(tiny_folder, on_one_de
     assert programs >= 3 + 3 + 1  # the last two share all but one
     assert digest(pipe.generate(requests)) == [on_one_device[i] for i in wanted]
     assert compiled.count == programs
+
+
+def test_devices_that_know_their_batch_are_not_overruled(tiny_folder):
+    with pytest.raises(ValueError, match="per_device is 2 by the Devices given, got 3 too"):
+        Pipeline.from_pretrained(tiny_folder, devices=Devices(jax.devices()[:1], 2), per_device=3)
+    with pytest.raises(ValueError, match="per_device must be a whole number from 1 to 256, got 100000"):
+        Pipeline.from_pretrained(tiny_folder, per_device=100000)
 
 
 def test_a_bad_request_is_told_before_weights_are_read(tiny_folder, monkeypatch):

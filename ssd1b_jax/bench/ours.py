@@ -142,17 +142,17 @@ def load(task: Task) -> Prepared:
 class WatchedDevices(Devices):
     """Devices that note when they have work: from a call's return, which gives it out, until its results are ready.
 
-    A thread waits for the results, and host and devices go on as they do without it; or else every
-    call is `waiting`, so that nothing is done meanwhile. Virtual devices share the host's cores: while it is
-    busy they are slower, and have work all the same.
+    A thread waits for the results, and host and devices go on as they do without it; with `waiting`,
+    every call waits itself, so that nothing is done meanwhile. Virtual devices share the host's cores: while
+    it is busy they are slower, and have work all the same.
     """
 
     def __init__(self, devices=None, per_device: int = 1, *, waiting: bool = False):
         super().__init__(devices, per_device)
         self._waiting, self._thread, self._spans = waiting, ThreadPoolExecutor(1), []
 
-    def map(self, function: Callable, **how) -> Callable:
-        call = super().map(function, **how)
+    def map(self, function: Callable, *, batches: int, donate: tuple[int, ...] = ()) -> Callable:
+        call = super().map(function, batches=batches, donate=donate)
 
         def run(*arguments):
             results = call(*arguments)
@@ -162,6 +162,7 @@ class WatchedDevices(Devices):
                 span.result()
             return results
 
+        run.lower = call.lower
         return run
 
     @staticmethod

@@ -67,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> None:
     count, failure = 0, None
     with ProgressBar(arguments.quiet) as bar:
         if others:
-            bar.note([f"{folder} held {others} other files before, which stay"])
+            bar.note([f"{folder} held other files before ({others}), which stay"])
         try:
             for index, result in bar.watch(pipe, requests):
                 bar.note(result.save(paths[index], **settings.saving(arguments)).notes)

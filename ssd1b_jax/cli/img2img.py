@@ -14,7 +14,7 @@ def add(commands) -> None:
         usage="%(prog)s IMAGE PROMPT [-o OUT] [option ...]",
         help="remake a picture after a prompt",
         description="Remake IMAGE after PROMPT. What is not given is the model's own default.",
-        epilog="The first picture compiles for some seconds; the compiled programs are kept in your cache folder.",
+        epilog="The first time, programs are compiled for some seconds; they are kept in your cache folder.",
     )
     parser.set_defaults(command=_run)
     parser.add_argument(
@@ -22,7 +22,7 @@ def add(commands) -> None:
         "--output",
         type=Path,
         metavar="OUT",
-        help="PNG, JPEG or WebP to write (default: IMAGE's name-SEED.png here)",
+        help="PNG, JPEG or WebP to write, or to replace (default: IMAGE's name-SEED.png here)",
     )
     parser.add_argument("--num-images", type=int, default=1, metavar="N", help="pictures, with seeds SEED, SEED+1 …")
     add_quiet(parser)

@@ -15,7 +15,7 @@ def add(commands) -> None:
         "replay",
         help="make a picture again from its file, and compare",
         description="Make the picture in FILE again from what the file says of how it was made, and compare.",
-        epilog="Exit codes: 0 identical, 1 not identical, 2 bad input or weights, 3 disk, 70 device.",
+        epilog="Exit codes: 0 identical, 1 not identical, 2 bad input or weights, 3 disk, 70 device, 130 interrupted.",
     )
     parser.set_defaults(command=_run)
     parser.add_argument("file", metavar="FILE", help="a picture that ssd1b wrote, or its sidecar")

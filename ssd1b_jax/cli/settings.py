@@ -100,11 +100,11 @@ def _lora(said: str) -> tuple[str, float]:
 def check(arguments: argparse.Namespace, output: Path) -> None:
     """All that can be wrong but the Request, before a model is looked at."""
     from ssd1b_jax import lora
+    from ssd1b_jax.devices import check_per_device
 
     if not 1 <= arguments.upscale <= images.MAX_UPSCALE:
         raise ValueError(f"upscale must be a whole number from 1 to {images.MAX_UPSCALE}, got {arguments.upscale}")
-    if arguments.per_device < 1:
-        raise ValueError(f"per_device must be a whole number from 1, got {arguments.per_device}")
+    check_per_device(arguments.per_device)
     check_files(arguments, output)
     images.load(arguments.image)
     if arguments.mask is not None:
@@ -153,8 +153,12 @@ def of_request(arguments: argparse.Namespace):
 
 def pipeline(arguments: argparse.Namespace, requests):
     """The pipeline that is about to make these requests."""
+    from ssd1b_jax import lora
+    from ssd1b_jax.checkpoint import read_manifest
     from ssd1b_jax.pipeline import Pipeline
 
+    for file in lora_files(arguments).values():  # that they fit, before the weights are read
+        lora.read(file, read_manifest(arguments.model).config)
     pipe = Pipeline.from_pretrained(
         arguments.model, dtype=arguments.dtype, per_device=arguments.per_device, requests=requests
     )

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ssd1b_jax.kernels import fusions, winograd
-from ssd1b_jax.kernels.attentions import Keys, Queries, bounded, cached
+from ssd1b_jax.kernels.attentions import Keys, Queries, bounded, cached, defined
 from ssd1b_jax.kernels.winograd import Winograd
 
 WINOGRAD_CHANNELS = 256  # in and out, at least: below, its sums cost more than the products they spare
@@ -81,7 +81,7 @@ def attention(
     """Scaled dot-product attention over `num_heads` equal slices of the channels."""
     split = [x.reshape(*x.shape[:-1], num_heads, -1) for x in (query, key, value)]
     if is_causal or is_plain():
-        mixed = jax.nn.dot_product_attention(*split, is_causal=is_causal)
+        mixed = defined(*split, is_causal=is_causal)
     else:
         mixed = jax.lax.platform_dependent(*split, **_attention_kernels(*split), default=bounded)
     return mixed.reshape(query.shape)

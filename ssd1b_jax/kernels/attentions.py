@@ -16,14 +16,22 @@ Queries = Float[Array, "batch queries heads features"]
 Keys = Float[Array, "batch keys heads features"]
 
 
+def defined(query: Queries, key: Keys, value: Keys, *, is_causal: bool = False) -> Queries:
+    """The definition. Of float16 in float32: JAX asks for products of it that only GPUs have."""
+    dtype = query.dtype
+    if dtype == jnp.float16:
+        query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+    return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal).astype(dtype)
+
+
 def bounded(query: Queries, key: Keys, value: Keys) -> Queries:
     """The definition, for as many queries at a time as keep the scores below `SCORES`."""
     batch, queries, heads, features = query.shape
     count = pieces(queries, batch * heads * queries * key.shape[1], SCORES)
     if count == 1:
-        return jax.nn.dot_product_attention(query, key, value)
+        return defined(query, key, value)
     chunks = jnp.moveaxis(query.reshape(batch, count, -1, heads, features), 1, 0)
-    mixed = jax.lax.map(lambda chunk: jax.nn.dot_product_attention(chunk, key, value), chunks)
+    mixed = jax.lax.map(lambda chunk: defined(chunk, key, value), chunks)
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape)
 
 
