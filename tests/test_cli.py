@@ -14,6 +14,7 @@ from convert.__main__ import main as convert
 from ssd1b_jax import Request, cli, images, pipeline, provenance
 from ssd1b_jax.cli.settings import of_request
 from ssd1b_jax.solvers import SAMPLERS
+from ssd1b_jax.tensors import write_safetensors
 from ssd1b_jax.training.__main__ import main as train
 
 
@@ -122,6 +123,15 @@ def test_settings_out_of_range_are_told_before_the_weights_are_read(
     got, out, err = run(capsys, "img2img", "in.png", "a cat", "--model", tiny_folder, *arguments)
     assert (got, out) == (2, "")
     assert err.startswith(f"error: {sentence}") and err.count("\n") == 1
+
+
+def test_a_lora_of_another_model_is_told_before_the_weights_are_read(capsys, monkeypatch, tiny_folder, here):
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("loaded a model"))
+    name, down = "unet.nowhere.lora_A.weight", np.ones((2, 8), np.float32)
+    write_safetensors(here / "other.safetensors", {name: (down.shape, down.dtype)}, [(name, down)])
+    arguments = ("in.png", "a cat", "--lora", "other.safetensors", "--model", tiny_folder)
+    code, out, err = run(capsys, "img2img", *arguments)
+    assert (code, out) == (2, "") and f"1 unknown ({name})" in err and err.count("\n") == 1
 
 
 def test_files_that_could_not_be_written_are_told_before_the_weights_are_read(

@@ -425,7 +425,7 @@ def test_places_that_cannot_be_written(tmp_path):
 
 
 def test_what_cannot_be_encoded(tmp_path):
-    with pytest.raises(ImageError, match="a picture's name must end in .png, .jpg, .jpeg, .webp, got '.bmp'"):
+    with pytest.raises(ImageError, match="a picture's name must end in .png, .jpg, .jpeg, .webp, got .bmp"):
         images.save(CORNERS, tmp_path / "a.bmp")
     for form, suffix, longest in (("WEBP", "webp", 16_383), ("JPEG", "jpg", 65_500)):
         pixels, path = np.zeros((1, longest + 1, 3), np.uint8), tmp_path / f"a.{suffix}"
