@@ -65,7 +65,7 @@ def read(
     The input is the one embedded, or else lies where its name says, seen from the file or from
     here; so do the LoRAs, and the model. What is given is taken instead. All must have the sha256
     recorded; only a model that is given may be another, with a note. Raises ProvenanceError,
-    ImageError, ModelError, RequestError or WeightsError.
+    ImageError, ModelError or RequestError.
     """
     path = Path(path)
     record = provenance.read(path)
@@ -85,8 +85,6 @@ def read(
         name: _found(path, f"LoRA {name}", said, (loras or {}).get(name), _lora_sha256)
         for name, said in record["loras"].items()
     }
-    for file in files.values():
-        lora.read(file, config)
     return Recipe(
         path=path,
         picture=picture,
@@ -102,6 +100,8 @@ def read(
 def run(recipe: Recipe, *, on_progress: Callable[[Progress], None] | None = None) -> Replay:
     """Make the picture again, in the dtype and with the per-device batch recorded, and compare."""
     record = recipe.record
+    for file in recipe.loras.values():  # that they fit, before the weights are read
+        lora.read(file, read_manifest(recipe.model).config)
     requests = [recipe.request]
     pipe = Pipeline.from_pretrained(
         recipe.model, dtype=record["dtype"]["unet"], per_device=record["per_device"], requests=requests
