@@ -97,8 +97,10 @@ def test_a_block_that_fails_ends_the_steps_beside_it():
 
 
 TWICE = """
-import threading, time
+import signal, time
 from ssd1b_jax.overlap import beside
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
 
 def steps():
     print("begun", flush=True)
@@ -113,10 +115,11 @@ with beside(steps()):
 
 def test_interrupted_twice_it_still_waits_for_the_step():
     """A thread in XLA when Python ends would abort it."""
-    process = subprocess.Popen([sys.executable, "-c", TWICE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "begun\n"
-    for _ in range(2):
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    command = [sys.executable, "-c", TWICE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        for _ in range(2):
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
     assert out == "ended\n" and "KeyboardInterrupt" in err and process.returncode in (1, -signal.SIGINT)
