@@ -40,6 +40,10 @@ class Adapters:
         self._last: tuple[dict[str, float], dict] | None = None
         self._lock = threading.Lock()
 
+    def load(self, params: dict) -> None:
+        """Take the parameters whose shapes it was made with."""
+        self._params = params
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._loras)

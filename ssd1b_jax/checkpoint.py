@@ -89,7 +89,8 @@ class Model:
 
 def abstract_params(config: ModelConfig, dtype=jnp.float32) -> dict[str, dict]:
     """Shapes of every part's parameters, as pure dicts; `dtype` is one for all, or a mapping with one for each."""
-    return {part: abstract(part, config, _of_part(dtype, part))[1] for part in PARTS}
+    dtypes = dtype if isinstance(dtype, Mapping) else dict.fromkeys(PARTS, dtype)
+    return {part: abstract(part, config, jnp.dtype(dtypes[part]))[1] for part in PARTS}
 
 
 def check_dtype(dtype: str, kind: type[ValueError] = ModelError) -> None:
@@ -158,10 +159,8 @@ def load_model(
     out for `platform` if one is given.
     """
     manifest = model if isinstance(model, Manifest) else verify(model)
-    dtype = dtype or manifest.dtype
     params = {}
-    for part in PARTS:
-        _, shapes = abstract(part, manifest.config, _of_part(dtype, part))
+    for part, shapes in abstract_params(manifest.config, dtype or manifest.dtype).items():
         try:
             tree = trees.load(manifest.folder / part, shapes, sharding, manifest.dtype)
         except ValueError as error:
@@ -214,10 +213,6 @@ def read_manifest(model: str | Path) -> Manifest:
     if _digest({key: value for key, value in data.items() if key != "sha256"}) != data.get("sha256"):
         raise ModelError(f"{path} is damaged (its sha256 is wrong): {AGAIN}")
     return Manifest(name=str(model), folder=folder, config=config, files=files, sha256=data["sha256"], **about)
-
-
-def _of_part(dtype, part: str) -> jnp.dtype:
-    return jnp.dtype(dtype[part] if isinstance(dtype, Mapping) else dtype)
 
 
 def _cast(leaf, dtype: str, advance: Advance) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,7 @@ class Pipeline:
         per_device: int = 1,
     ):
         self.config = model.config
-        self.devices = _placed(devices, per_device)
+        self.devices = _devices(devices, per_device)
         length = min(
             self.config.text_encoder.max_position_embeddings, self.config.text_encoder_2.max_position_embeddings
         )
@@ -93,7 +94,7 @@ class Pipeline:
         stages = Stages(self.config, dtypes, platform)
         self.dtype = stages.dtypes["unet"]
         self._maker = provenance.maker(model.manifest, self.devices.devices, stages.dtypes, self.devices.per_device)
-        self._adapters = self._weighted(model)
+        self._adapters = Adapters(self.config, self._placed(model), platform)
         self._lora_files: dict[str, str] = {}
         self._prepare = self.devices.map(stages.prepare, batches=2)
         self._advance = self.devices.map(stages.advance, batches=8, donate=(1,))
@@ -107,26 +108,30 @@ class Pipeline:
         dtype: str | None = None,
         devices: Sequence[jax.Device] | Devices | None = None,
         per_device: int = 1,
+        loras: Mapping[str, str | Path] = MappingProxyType({}),
         requests: Iterable[Request] = (),
     ) -> "Pipeline":
         """Load the embedded model "emoji", or a folder that `python -m convert` wrote.
 
-        `dtype` is float32 on a CPU and bfloat16 elsewhere unless given. What `requests` will run is
-        compiled while the weights are read, so that the first picture is there sooner. Raises
-        ModelError for a folder that is missing, damaged or foreign, and RequestError as `generate` does,
-        before weights are read; of the requests' pictures not all are looked at.
+        `dtype` is float32 on a CPU and bfloat16 elsewhere unless given. `loras` are files by name, as for
+        `load_lora`. What `requests` will run is compiled while the weights are read, so that the first
+        picture is there sooner. Raises ModelError for a folder that is missing, damaged or foreign, and
+        before weights are read what `load_lora` raises, and RequestError as `generate` does; of the
+        requests' pictures not all are looked at.
         """
         enable_compilation_cache()
-        placed = _placed(devices, per_device)
+        placed = _devices(devices, per_device)
         if dtype is None:
             dtype = "float32" if placed.platform == "cpu" else "bfloat16"
         check_dtype(dtype, RequestError)
         manifest = verify(model)
-        dtypes = part_dtypes(manifest.config, jnp.dtype(dtype))
+        dtypes = part_dtypes(manifest.config, dtype)
         pipe = cls(Model(manifest=manifest, params=abstract_params(manifest.config, dtypes)), devices=placed)
+        for name, path in loras.items():
+            pipe.load_lora(path, name)
         with beside(pipe._compile(pipe._plan(requests))):
             loaded = load_model(manifest, dtype=dtypes, sharding=placed.replicated, platform=placed.platform)
-        pipe._adapters = pipe._weighted(loaded)
+        pipe._adapters.load(pipe._placed(loaded))
         return pipe
 
     def load_lora(self, path: str | Path, name: str | None = None) -> str:
@@ -185,9 +190,8 @@ class Pipeline:
         if failures:
             raise NonFiniteError("; ".join(failures) + ": try dtype float32 or bfloat16, or a lower guidance_scale")
 
-    def _weighted(self, model: Model) -> Adapters:
-        params = self.devices.replicate(model.laid_out(self.devices.platform))
-        return Adapters(self.config, params, self.devices.platform)
+    def _placed(self, model: Model) -> dict[str, dict]:
+        return self.devices.replicate(model.laid_out(self.devices.platform))
 
     def _plan(self, requests: Iterable[Request]) -> list[Job]:
         return [self._batcher.plan(index, request) for index, request in enumerate(requests)]
@@ -208,7 +212,7 @@ class Pipeline:
             for phase in batch.phases:
                 self._advance.lower(*_advancing(params, state, sides, known, batch, phase)).compile()
                 yield
-            self._decode.lower(_of("vae", params), state.latents).compile()
+            self._decode.lower(dict(vae=params["vae"]), state.latents).compile()
             yield
 
     def _events(self, jobs: list[Job], watched: bool, failures: list[str]) -> Iterator[Progress | tuple[int, Result]]:
@@ -244,7 +248,7 @@ class Pipeline:
             waiting = _Running(batch.jobs, clean, self.config.vae) if watched else None
         if waiting is not None:
             yield (progress := _called(progress, waiting))
-        pixels, decoded = self._decode(_of("vae", params), state.latents)
+        pixels, decoded = self._decode(dict(vae=params["vae"]), state.latents)
         finite, pixels = self.devices.join((encoded | decoded, pixels))
         return pixels, finite, progress
 
@@ -271,7 +275,7 @@ class Pipeline:
         )
 
 
-def _placed(devices: Sequence[jax.Device] | Devices | None, per_device: int) -> Devices:
+def _devices(devices: Sequence[jax.Device] | Devices | None, per_device: int) -> Devices:
     if not isinstance(devices, Devices):
         return Devices(devices, per_device)
     if per_device not in (1, devices.per_device):
@@ -279,15 +283,11 @@ def _placed(devices: Sequence[jax.Device] | Devices | None, per_device: int) -> 
     return devices
 
 
-def _of(part: str, params: dict[str, dict]) -> dict[str, dict]:
-    return {part: params[part]}
-
-
 def _advancing(params: dict, state: State, sides: Sides, known: Known, batch: Batch, phase: Phase) -> tuple:
     """The arguments of `Stages.advance`."""
     sides = sides if phase.guided else sides[-1:]
     fixed = batch.guidance, batch.rows, known, batch.row_noise
-    return _of("unet", params), state, sides, *fixed, phase.start, phase.stop
+    return dict(unet=params["unet"]), state, sides, *fixed, phase.start, phase.stop
 
 
 def _called(progress: Progress, running: _Running) -> Progress:

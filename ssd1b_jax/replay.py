@@ -100,14 +100,9 @@ def read(
 def run(recipe: Recipe, *, on_progress: Callable[[Progress], None] | None = None) -> Replay:
     """Make the picture again, in the dtype and with the per-device batch recorded, and compare."""
     record = recipe.record
-    for file in recipe.loras.values():  # that they fit, before the weights are read
-        lora.read(file, read_manifest(recipe.model).config)
     requests = [recipe.request]
-    pipe = Pipeline.from_pretrained(
-        recipe.model, dtype=record["dtype"]["unet"], per_device=record["per_device"], requests=requests
-    )
-    for name, file in recipe.loras.items():
-        pipe.load_lora(file, name=name)
+    options = dict(dtype=record["dtype"]["unet"], per_device=record["per_device"], loras=recipe.loras)
+    pipe = Pipeline.from_pretrained(recipe.model, **options, requests=requests)
     (result,) = pipe.generate(requests, on_progress=on_progress)
     now = result.provenance
     identical = now["pixels"]["sha256"] == record["pixels"]["sha256"]

@@ -61,8 +61,11 @@ def commands_use_tiny_pipe(tiny_pipe, tiny_folder, monkeypatch):
 
     load = Pipeline.from_pretrained
 
-    def from_pretrained(model="emoji", *, dtype=None, per_device=1, requests=()):
-        same = (str(model), dtype or "float32", per_device) == (str(tiny_folder), "float32", 1)
-        return tiny_pipe if same else load(model, dtype=dtype, per_device=per_device, requests=requests)
+    def from_pretrained(model="emoji", *, dtype=None, per_device=1, loras, requests):
+        if (str(model), dtype or "float32", per_device) != (str(tiny_folder), "float32", 1):
+            return load(model, dtype=dtype, per_device=per_device, loras=loras, requests=requests)
+        for name, file in loras.items():
+            tiny_pipe.load_lora(file, name)
+        return tiny_pipe
 
     monkeypatch.setattr(Pipeline, "from_pretrained", from_pretrained)

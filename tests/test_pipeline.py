@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import test_lora
 import tiny
 
 from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError
@@ -248,6 +249,18 @@ def test_what_is_asked_for_at_loading_is_compiled_by_then(tiny_folder, on_one_de
     assert programs >= 3 + 3 + 1  # the last two share all but one
     assert digest(pipe.generate(requests)) == [on_one_device[i] for i in wanted]
     assert compiled.count == programs
+
+
+def test_loras_given_at_loading_are_those_loaded_later(tiny_folder, tiny_model, tmp_path):
+    file = tmp_path / "style.safetensors"
+    test_lora.write(file, test_lora.kohya(tiny.tiny_config()).items())
+    early = Pipeline.from_pretrained(tiny_folder, devices=jax.devices()[:1], loras={"style": file})
+    late = Pipeline(tiny_model, devices=jax.devices()[:1])
+    late.load_lora(file)
+    base = Request(image=picture(), prompt="a red apple", seed=1)
+    requests = [base, dataclasses.replace(base, loras={"style": 0.7})]
+    made = digest(early.generate(requests))
+    assert made == digest(late.generate(requests)) and made[0] != made[1]
 
 
 def test_devices_that_know_their_batch_are_not_overruled(tiny_folder):

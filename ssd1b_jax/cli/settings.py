@@ -153,18 +153,10 @@ def of_request(arguments: argparse.Namespace):
 
 def pipeline(arguments: argparse.Namespace, requests):
     """The pipeline that is about to make these requests."""
-    from ssd1b_jax import lora
-    from ssd1b_jax.checkpoint import read_manifest
     from ssd1b_jax.pipeline import Pipeline
 
-    for file in lora_files(arguments).values():  # that they fit, before the weights are read
-        lora.read(file, read_manifest(arguments.model).config)
-    pipe = Pipeline.from_pretrained(
-        arguments.model, dtype=arguments.dtype, per_device=arguments.per_device, requests=requests
-    )
-    for name, file in lora_files(arguments).items():
-        pipe.load_lora(file, name=name)
-    return pipe
+    options = dict(dtype=arguments.dtype, per_device=arguments.per_device, loras=lora_files(arguments))
+    return Pipeline.from_pretrained(arguments.model, **options, requests=requests)
 
 
 def saving(arguments: argparse.Namespace) -> dict:
