@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ssd1b_jax.checkpoints.safetensors import WeightsError, read_safetensors
 from ssd1b_jax.files import FileError, read_json
-from ssd1b_jax.tensors import WeightsError, read_safetensors
 
 STEMS = {
     "unet": "diffusion_pytorch_model",

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from convert.diffusers_folder import STEMS, candidates, read_index
-from ssd1b_jax.checkpoint import TOKENIZER_FILES, TOKENIZERS
-from ssd1b_jax.tensors import WeightsError
+from ssd1b_jax.checkpoints.model_folder import TOKENIZER_FILES, TOKENIZERS
+from ssd1b_jax.checkpoints.safetensors import WeightsError
 
 CONFIGS = (
     "model_index.json",

@@ -9,8 +9,10 @@ import numpy as np
 
 from convert.diffusers_folder import STEMS
 from convert.weights import is_finite
-from ssd1b_jax import trees
-from ssd1b_jax.checkpoint import (
+from ssd1b_jax.checkpoints import orbax
+from ssd1b_jax.checkpoints.diffusers_config import to_released
+from ssd1b_jax.checkpoints.folders import check_free, whole_folder
+from ssd1b_jax.checkpoints.model_folder import (
     TOKENIZERS,
     Advance,
     Manifest,
@@ -20,10 +22,8 @@ from ssd1b_jax.checkpoint import (
     unwatched,
     verify,
 )
-from ssd1b_jax.folders import check_free, whole_folder
-from ssd1b_jax.names import Entry, table
-from ssd1b_jax.released import to_released
-from ssd1b_jax.tensors import WeightsError, write_safetensors
+from ssd1b_jax.checkpoints.safetensors import WeightsError, write_safetensors
+from ssd1b_jax.checkpoints.tensor_names import Entry, table
 
 
 def to_diffusers(
@@ -61,7 +61,7 @@ def _tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     names = {entry.path: name for name, entry in entries.items()}
     shapes = abstract_params(manifest.config, manifest.dtype)[part]
-    for path, leaf in trees.read_leaves(manifest.folder / part, shapes):
+    for path, leaf in orbax.read_leaves(manifest.folder / part, shapes):
         name = names[path]
         with np.errstate(over="ignore"):
             tensor = np.ascontiguousarray(leaf.transpose(np.argsort(entries[name].axes)).astype(dtype))

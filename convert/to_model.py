@@ -5,10 +5,10 @@ from pathlib import Path
 from convert import family, hub, single_file, vocabularies
 from convert.diffusers_folder import STEMS, read_licence, read_part
 from convert.weights import fill, to_flax
-from ssd1b_jax.checkpoint import Advance, Manifest, ModelError, check_dtype, save_model, unwatched
-from ssd1b_jax.folders import check_free
-from ssd1b_jax.released import read_config
-from ssd1b_jax.tensors import WeightsError
+from ssd1b_jax.checkpoints.diffusers_config import read_config
+from ssd1b_jax.checkpoints.folders import check_free
+from ssd1b_jax.checkpoints.model_folder import Advance, Manifest, ModelError, check_dtype, save_model, unwatched
+from ssd1b_jax.checkpoints.safetensors import WeightsError
 
 
 def convert(

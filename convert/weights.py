@@ -11,11 +11,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ssd1b_jax.checkpoint import Advance, unwatched
+from ssd1b_jax.checkpoints.model_folder import Advance, unwatched
+from ssd1b_jax.checkpoints.safetensors import WeightsError, release, summary
+from ssd1b_jax.checkpoints.tensor_names import keys, rename, table
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models import abstract
-from ssd1b_jax.names import keys, rename, table
-from ssd1b_jax.tensors import WeightsError, release, summary
 
 Tensors = Iterable[tuple[str, np.ndarray]]
 

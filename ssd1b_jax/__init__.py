@@ -19,9 +19,9 @@ _HOMES = {
     "Result": "result",
     "ImageError": "images",
     "SaveError": "files",
-    "ModelError": "checkpoint",
-    "WeightsError": "tensors",
-    "ProvenanceError": "provenance",
+    "ModelError": "checkpoints.model_folder",
+    "WeightsError": "checkpoints.safetensors",
+    "ProvenanceError": "records",
     "GridError": "grid",
 }
 __all__ = sorted(_HOMES)

@@ -11,19 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssd1b_jax import masks, previews, provenance
-from ssd1b_jax.adapters import Adapters
-from ssd1b_jax.batches import Batch, Batcher, Job, Phase
-from ssd1b_jax.checkpoint import TOKENIZERS, Model, abstract_params, check_dtype, load_model, verify
+from ssd1b_jax import records
+from ssd1b_jax.checkpoints.model_folder import TOKENIZERS, Model, abstract_params, check_dtype, load_model, verify
 from ssd1b_jax.config import VAEConfig
-from ssd1b_jax.devices import Devices, enable_compilation_cache
-from ssd1b_jax.overlap import ahead, beside
-from ssd1b_jax.pictures import Pictures
+from ssd1b_jax.engine.adapters import Adapters
+from ssd1b_jax.engine.batches import Batch, Batcher, Job, Phase
+from ssd1b_jax.engine.devices import Devices, enable_compilation_cache
+from ssd1b_jax.engine.loop import Known, State
+from ssd1b_jax.engine.pictures import Pictures
+from ssd1b_jax.engine.prefetch import ahead, beside
+from ssd1b_jax.engine.stages import ORDER, Sides, Stages, part_dtypes
+from ssd1b_jax.images import masks, previews
+from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 from ssd1b_jax.request import Request, RequestError, check_names, repeat
 from ssd1b_jax.result import Result
-from ssd1b_jax.sampler import Known, State
-from ssd1b_jax.stages import ORDER, Sides, Stages, part_dtypes
-from ssd1b_jax.tokenizer import PromptTokenizer
 
 EVENTS_AHEAD = 64  # of the devices, while the caller keeps pictures: about as many results at most
 
@@ -93,7 +94,7 @@ class Pipeline:
         platform = self.devices.platform
         stages = Stages(self.config, dtypes, platform)
         self.dtype = stages.dtypes["unet"]
-        self._maker = provenance.maker(model.manifest, self.devices.devices, stages.dtypes, self.devices.per_device)
+        self._maker = records.maker(model.manifest, self.devices.devices, stages.dtypes, self.devices.per_device)
         self._adapters = Adapters(self.config, self._placed(model), platform)
         self._lora_files: dict[str, str] = {}
         self._prepare = self.devices.map(stages.prepare, batches=2)
@@ -264,7 +265,7 @@ class Pipeline:
             request=job.request,
             steps_run=job.table.steps_run,
             seconds=seconds,
-            made=provenance.describe(job.request, column.picture.sources, self._maker, job.table.steps_run, loras),
+            made=records.describe(job.request, column.picture.sources, self._maker, job.table.steps_run, loras),
             notes=column.notes,
         )
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ssd1b_jax import images, lora, provenance
-from ssd1b_jax.checkpoint import ModelError, read_manifest
+from ssd1b_jax import images, records
+from ssd1b_jax.checkpoints import lora
+from ssd1b_jax.checkpoints.model_folder import ModelError, read_manifest
 from ssd1b_jax.pipeline import Pipeline, Progress
-from ssd1b_jax.provenance import SOURCES, ProvenanceError
+from ssd1b_jax.records import SOURCES, ProvenanceError
 from ssd1b_jax.request import Request
 from ssd1b_jax.result import Result
 
@@ -26,7 +27,7 @@ class Recipe:
 
     path: Path
     picture: Path | None
-    record: provenance.Record
+    record: records.Record
     request: Request
     model: str
     loras: Mapping[str, Path]
@@ -68,13 +69,13 @@ def read(
     ImageError, ModelError or RequestError.
     """
     path = Path(path)
-    record = provenance.read(path)
+    record = records.read(path)
     is_sidecar = path.suffix.lower() == ".json"
     picture = path.parent / record["written"]["name"] if is_sidecar else path
     picture = picture if picture.is_file() else None
     model, config, notes = _model(record, path, model)
     # What is embedded belongs together: a mask was laid over its image.
-    embedded = provenance.embedded(picture) if picture and image is mask is None else {}
+    embedded = records.embedded(picture) if picture and image is mask is None else {}
     recorded = {source: said for source in SOURCES if (said := record["request"].get(source))}
     given = dict(image=image, mask=mask)
     sources = {
@@ -119,7 +120,7 @@ def run(recipe: Recipe, *, on_progress: Callable[[Progress], None] | None = None
         result=result,
         identical=identical,
         edited=edited,
-        differences=tuple(provenance.differences(record, now)),
+        differences=tuple(records.differences(record, now)),
         worst=None if apart is None else int(apart.max()),
         mean=None if apart is None else float(apart.mean()),
     )

@@ -8,12 +8,13 @@ from typing import Any, TypeVar, no_type_check
 
 import numpy as np
 
-from ssd1b_jax import images, noise
+from ssd1b_jax import images
 from ssd1b_jax.choices import NOISES, SHORT, nearest
 from ssd1b_jax.config import SPACINGS, ModelConfig
+from ssd1b_jax.engine import noise
 from ssd1b_jax.models.clip import max_clip_skip
 from ssd1b_jax.prompts import parse
-from ssd1b_jax.solvers import Table, build, canonical
+from ssd1b_jax.samplers import Table, build, canonical
 
 MAX_SIDE = 4096
 MAX_AREA = 4  # times the model's own; beyond, attention needs more memory than there is

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ssd1b_jax import images, provenance, saving
+from ssd1b_jax import images, records
+from ssd1b_jax.records import saving
 from ssd1b_jax.request import Request
 
 
@@ -41,7 +42,7 @@ class Result:
     @functools.cached_property
     def provenance(self) -> dict[str, Any]:
         """Everything that made the picture, as plain JSON; see `provenance`."""
-        return provenance.with_pixels(self.made, self.pixels)
+        return records.with_pixels(self.made, self.pixels)
 
     def save(
         self,

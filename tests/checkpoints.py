@@ -11,12 +11,12 @@ import numpy as np
 import tiny
 
 from convert.diffusers_folder import STEMS
+from ssd1b_jax.checkpoints.diffusers_config import to_released
+from ssd1b_jax.checkpoints.safetensors import write_safetensors
+from ssd1b_jax.checkpoints.sgm import sgm_names
+from ssd1b_jax.checkpoints.tensor_names import leaves
+from ssd1b_jax.checkpoints.tensor_names import table as names
 from ssd1b_jax.config import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
-from ssd1b_jax.names import leaves
-from ssd1b_jax.names import table as names
-from ssd1b_jax.released import to_released
-from ssd1b_jax.sgm import sgm_names
-from ssd1b_jax.tensors import write_safetensors
 from ssd1b_jax.training import vocabulary
 
 VOCABULARY, LENGTH = 520, 16

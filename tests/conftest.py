@@ -41,7 +41,7 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_folder):
-    from ssd1b_jax.checkpoint import load_model
+    from ssd1b_jax.checkpoints.model_folder import load_model
 
     return load_model(tiny_folder)
 

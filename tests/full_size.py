@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from checkpoints import join  # noqa: E402
 
-from ssd1b_jax import checkpoint, config, released, trees  # noqa: E402
-from ssd1b_jax.names import table  # noqa: E402
-from ssd1b_jax.tensors import read_safetensors, write_safetensors  # noqa: E402
+from ssd1b_jax import config  # noqa: E402
+from ssd1b_jax.checkpoints import diffusers_config, model_folder, orbax  # noqa: E402
+from ssd1b_jax.checkpoints.safetensors import read_safetensors, write_safetensors  # noqa: E402
+from ssd1b_jax.checkpoints.tensor_names import table  # noqa: E402
 from ssd1b_jax.training import vocabulary  # noqa: E402
 
 STEMS = dict(
@@ -37,7 +38,7 @@ STEMS = dict(
 
 def make(folder: Path, model: config.ModelConfig, dtype: type = np.float16) -> None:
     """A diffusers folder of random weights, the same at every call."""
-    for path, data in released.to_released(model).items():
+    for path, data in diffusers_config.to_released(model).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(json.dumps(data))
     rng = np.random.default_rng(0)
@@ -92,7 +93,7 @@ def _convert(source, target, tokenizers=None):
 
 
 def _load(model):
-    loaded = checkpoint.load_model(model)
+    loaded = model_folder.load_model(model)
     import jax
 
     jax.block_until_ready(loaded.params)
@@ -132,9 +133,9 @@ def main() -> None:
         subprocess.run([sys.executable, "-c", script, str(single), str(ckpt)], check=True)
         measured("ckpt", _convert, ckpt, folder / "from-ckpt", source)
     made = [folder / f"from-{layout}" for layout in arguments.layouts]
-    for part in checkpoint.PARTS:
-        shapes = checkpoint.abstract_params(model, ml_dtypes.bfloat16)[part]
-        for leaves in zip(*(trees.read_leaves(path / part, shapes) for path in made), strict=True):
+    for part in model_folder.PARTS:
+        shapes = model_folder.abstract_params(model, ml_dtypes.bfloat16)[part]
+        for leaves in zip(*(orbax.read_leaves(path / part, shapes) for path in made), strict=True):
             (path, first), *others = leaves
             assert all(where == path and first.tobytes() == other.tobytes() for where, other in others), (part, path)
     print(f"{len(made)} model folders with the same weights")

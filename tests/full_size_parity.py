@@ -25,8 +25,9 @@ from flax import nnx
 from full_size import make, measured
 
 from convert.to_model import convert
-from ssd1b_jax import Pipeline, config, images, trees
-from ssd1b_jax.checkpoint import read_manifest
+from ssd1b_jax import Pipeline, config, images
+from ssd1b_jax.checkpoints import orbax
+from ssd1b_jax.checkpoints.model_folder import read_manifest
 from ssd1b_jax.models import abstract, lay_out
 
 TOLERANCE = 1e-4  # of a network's output: some hundred layers of float32
@@ -204,7 +205,7 @@ class Network:
 
     def __init__(self, folder: Path, part: str):
         model = read_manifest(folder).config
-        self._params = lay_out(part, model, trees.load(folder / part, abstract(part, model)[1]), "cpu")
+        self._params = lay_out(part, model, orbax.load(folder / part, abstract(part, model)[1]), "cpu")
         self._graphdef = abstract(part, model, platform="cpu")[0]
 
     def __call__(self, call: Callable, *arrays: np.ndarray) -> Arrays:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd1b_jax import checkpoint, folders, trees
-from ssd1b_jax.checkpoint import ModelError, abstract_params, load_model, save_model, verify
+from ssd1b_jax.checkpoints import folders, model_folder, orbax
+from ssd1b_jax.checkpoints.folders import whole_folder
+from ssd1b_jax.checkpoints.model_folder import ModelError, abstract_params, load_model, save_model, verify
 from ssd1b_jax.config import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
-from ssd1b_jax.folders import whole_folder
 
 ENCODER = dict(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=11, num_attention_heads=1)
 TINY = ModelConfig(
@@ -47,7 +47,7 @@ def random_params(config=TINY):
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizers")
-    for name in checkpoint.TOKENIZERS:
+    for name in model_folder.TOKENIZERS:
         (folder / name).mkdir()
         for file in ("vocab.json", "merges.txt", "tokenizer_config.json", "notes.txt"):
             (folder / name / file).write_text("{}")
@@ -87,7 +87,7 @@ def test_parameters_are_placed_by_sharding(saved):
 
 
 def test_every_file_is_verified(folder):
-    files = checkpoint.read_manifest(folder).files
+    files = model_folder.read_manifest(folder).files
     assert len(files) == 6 + 4 * 8  # two tokenizers of three files, four parts of eight
     for name in files:
         path = folder / name
@@ -110,7 +110,7 @@ def change(folder, **changes):
     """Change what a manifest says, with a sha256 that agrees."""
     path = folder / "model.json"
     said = json.loads(path.read_text()) | changes
-    said["sha256"] = checkpoint._digest({key: value for key, value in said.items() if key != "sha256"})
+    said["sha256"] = model_folder._digest({key: value for key, value in said.items() if key != "sha256"})
     path.write_text(json.dumps(said))
 
 
@@ -171,7 +171,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, tokenizers):
 
 
 def test_a_model_in_many_pieces_is_the_same(saved, tmp_path, tokenizers, monkeypatch):
-    monkeypatch.setattr(trees, "BATCH", 1000)
+    monkeypatch.setattr(orbax, "BATCH", 1000)
     told = []
     save_model(
         tmp_path / "model", TINY, random_params(), tokenizers=tokenizers, dtype="float16", source="here",
@@ -180,7 +180,7 @@ def test_a_model_in_many_pieces_is_the_same(saved, tmp_path, tokenizers, monkeyp
     jax.tree.map(np.testing.assert_array_equal, load_model(tmp_path / "model").params, load_model(saved).params)
     size = sum(2 * leaf.size for leaf in jax.tree.leaves(abstract_params(TINY)))
     assert sum(count for stage, count in told if stage == "writing") == size
-    files = checkpoint.read_manifest(tmp_path / "model").files.values()
+    files = model_folder.read_manifest(tmp_path / "model").files.values()
     assert sum(count for stage, count in told if stage == "hashing") == sum(entry["size"] for entry in files)
 
 

@@ -11,10 +11,10 @@ import pytest
 import tiny
 
 from convert.__main__ import main as convert
-from ssd1b_jax import Request, cli, images, pipeline, provenance
+from ssd1b_jax import Request, cli, images, pipeline, records
+from ssd1b_jax.checkpoints.safetensors import write_safetensors
 from ssd1b_jax.cli.settings import of_request
-from ssd1b_jax.solvers import SAMPLERS
-from ssd1b_jax.tensors import write_safetensors
+from ssd1b_jax.samplers import SAMPLERS
 from ssd1b_jax.training.__main__ import main as train
 
 
@@ -244,7 +244,7 @@ def test_metadata_is_written_as_asked(capsys, tiny_folder, here):
     arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--seed", 1, "--quiet")
     assert run(capsys, *arguments, "-o", "a.png", "--sidecar", "--embed-input")[0] == 0
     assert images.read_text("a.png").keys() == {"parameters", "ssd1b"}
-    assert provenance.embedded("a.png").keys() == {"image"} and (here / "a.json").exists()
+    assert records.embedded("a.png").keys() == {"image"} and (here / "a.json").exists()
     assert run(capsys, *arguments, "-o", "b.jpg", "--no-metadata")[0] == 0
     assert images.read_text("b.jpg") == {}
     assert sorted(path.name for path in here.iterdir()) == ["a.json", "a.png", "b.jpg", "in.png"]
@@ -257,7 +257,7 @@ def test_what_a_jpeg_has_no_room_for_is_kept_beside_it(capsys, tiny_folder, here
     assert code == 0 and "note: the settings are too long for a JPEG's EXIF, " in err
     assert "note: the record of how it was made is too long for a JPEG: it is in a.json\n" in err
     assert images.read_text("a.jpg") == {}
-    assert provenance.read("a.jpg")["request"]["prompt"] == "cat " * 20_000
+    assert records.read("a.jpg")["request"]["prompt"] == "cat " * 20_000
 
 
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
@@ -273,7 +273,7 @@ def test_pictures_that_vary_have_names_of_their_own(capsys, tiny_folder, here):
 def test_a_drawn_variation_seed_is_said(capsys, tiny_folder):
     arguments = ("--model", tiny_folder, "--seed", 7, "--variation-strength", 0.25, "-o", "a.png", "--quiet")
     code, out, _ = run(capsys, "img2img", "in.png", "a cat", *arguments)
-    drawn = provenance.read("a.png")["request"]["variation_seed"]
+    drawn = records.read("a.png")["request"]["variation_seed"]
     assert code == 0 and f", seed 7, variation seed {drawn} at 0.25, " in out
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from ssd1b_jax import config as presets
+from ssd1b_jax.checkpoints.diffusers_config import read_config
 from ssd1b_jax.config import ConfigError, ModelConfig, ScheduleConfig
-from ssd1b_jax.released import read_config
 
 SSD_1B = {
     "model_index.json": {

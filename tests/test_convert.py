@@ -16,9 +16,9 @@ import tiny
 from convert.__main__ import main
 from convert.diffusers_folder import STEMS, read_part
 from convert.weights import to_flax
-from ssd1b_jax.checkpoint import abstract_params, load_model
-from ssd1b_jax.released import read_config
-from ssd1b_jax.tensors import WeightsError, read_safetensors
+from ssd1b_jax.checkpoints.diffusers_config import read_config
+from ssd1b_jax.checkpoints.model_folder import abstract_params, load_model
+from ssd1b_jax.checkpoints.safetensors import WeightsError, read_safetensors
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from convert.single_file import read_single_file
 from convert.to_diffusers import to_diffusers
 from convert.to_model import convert
 from ssd1b_jax import config as presets
-from ssd1b_jax.checkpoint import EMBEDDED, load_model
-from ssd1b_jax.names import table
-from ssd1b_jax.sgm import PREFIXES, sgm_names
-from ssd1b_jax.tensors import read_safetensors
+from ssd1b_jax.checkpoints.model_folder import EMBEDDED, load_model
+from ssd1b_jax.checkpoints.safetensors import read_safetensors
+from ssd1b_jax.checkpoints.sgm import PREFIXES, sgm_names
+from ssd1b_jax.checkpoints.tensor_names import table
 
 CONFIG = checkpoints.small_config()
 

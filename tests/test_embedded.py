@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssd1b_jax import Pipeline, config
-from ssd1b_jax.checkpoint import EMBEDDED, load_model, verify
+from ssd1b_jax.checkpoints.model_folder import EMBEDDED, load_model, verify
 from ssd1b_jax.training import doodles
 from ssd1b_jax.training.things import BACKGROUNDS, COLORS
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from ssd1b_jax import NonFiniteError, Request, RequestError, cli, images, letters, pipeline, provenance
-from ssd1b_jax.figure import PALE, Edge, Figure
-from ssd1b_jax.grid import MAX_VALUES, Grid, GridError, parse_axis
+from ssd1b_jax import NonFiniteError, Request, RequestError, cli, images, pipeline, records
+from ssd1b_jax.grid import MAX_VALUES, Grid, GridError, letters, parse_axis
+from ssd1b_jax.grid.figure import PALE, Edge, Figure
 
 CONFIG = tiny.tiny_config()
 
@@ -277,7 +277,7 @@ def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here)
     names = sorted(path.name for path in (here / "out" / "table").iterdir())
     assert names == sorted(f"strength-{x}_seed-{y}.png" for x in ("0.5", "1") for y in (1, 2, 3))
     for name in names:
-        record = provenance.read(here / "out" / "table" / name)
+        record = records.read(here / "out" / "table" / name)
         request = record["request"]
         assert name == f"strength-{request['strength']:g}_seed-{request['seed']}.png"
         assert images.sha256(images.load(here / "out" / "table" / name).pixels) == record["pixels"]["sha256"]

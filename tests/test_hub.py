@@ -18,7 +18,7 @@ import tiny
 
 from convert.hub import is_hub_id
 from convert.to_model import convert
-from ssd1b_jax.checkpoint import load_model, read_manifest
+from ssd1b_jax.checkpoints.model_folder import load_model, read_manifest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BESIDE = ("unet/diffusion_pytorch_model.bin", "SSD-1B.safetensors", "unet/model.onnx", "demo.png")

@@ -17,11 +17,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssd1b_jax import config as presets
 from ssd1b_jax import kernels, models
-from ssd1b_jax.adapters import Adapters
-from ssd1b_jax.lora import Alphas, read, spellings
-from ssd1b_jax.names import leaves, table
+from ssd1b_jax.checkpoints.lora import Alphas, read, spellings
+from ssd1b_jax.checkpoints.safetensors import WeightsError
+from ssd1b_jax.checkpoints.tensor_names import leaves, table
+from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.notebook import compilations
-from ssd1b_jax.tensors import WeightsError
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64"}
 TO_OUT = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0"

@@ -20,11 +20,11 @@ from safetensors.torch import save_file  # noqa: E402
 
 from convert.diffusers_folder import STEMS, read_part  # noqa: E402
 from convert.weights import to_flax  # noqa: E402
-from ssd1b_jax.adapters import Adapters  # noqa: E402
-from ssd1b_jax.lora import PARTS  # noqa: E402
+from ssd1b_jax.checkpoints.diffusers_config import read_config  # noqa: E402
+from ssd1b_jax.checkpoints.lora import PARTS  # noqa: E402
+from ssd1b_jax.checkpoints.sgm import PREFIXES, sgm_names  # noqa: E402
+from ssd1b_jax.engine.adapters import Adapters  # noqa: E402
 from ssd1b_jax.models import abstract  # noqa: E402
-from ssd1b_jax.released import read_config  # noqa: E402
-from ssd1b_jax.sgm import PREFIXES, sgm_names  # noqa: E402
 
 WHOLE = 5e-5  # relative, as in test_models
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]

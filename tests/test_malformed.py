@@ -15,7 +15,7 @@ import tiny
 
 from convert.__main__ import main
 from convert.diffusers_folder import STEMS
-from ssd1b_jax.tensors import read_safetensors
+from ssd1b_jax.checkpoints.safetensors import read_safetensors
 
 VAE = "vae/diffusion_pytorch_model.safetensors"
 INDEX = "vae/diffusion_pytorch_model.safetensors.index.json"

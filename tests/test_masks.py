@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ssd1b_jax import images, masks
+from ssd1b_jax import images
+from ssd1b_jax.images import masks
 
 
 def square(size: int = 32, border: int = 8) -> np.ndarray:

@@ -17,11 +17,11 @@ from reference import nchw, nhwc
 from convert.diffusers_folder import STEMS, read_part
 from convert.weights import to_flax
 from ssd1b_jax import config as presets
-from ssd1b_jax.checkpoint import abstract_params
+from ssd1b_jax.checkpoints.diffusers_config import read_config
+from ssd1b_jax.checkpoints.model_folder import abstract_params
 from ssd1b_jax.models import abstract
 from ssd1b_jax.models.clip import max_clip_skip
 from ssd1b_jax.models.layers import sinusoidal_embedding
-from ssd1b_jax.released import read_config
 
 BLOCK, WHOLE = 1e-5, 5e-5
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd1b_jax import noise
+from ssd1b_jax.engine import noise
 
 SHAPE = (8, 6, 4)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tiny
 
-from ssd1b_jax import Request, images, pictures
+from ssd1b_jax import Request, images
+from ssd1b_jax.engine import pictures
 
 
 @pytest.fixture

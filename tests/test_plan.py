@@ -11,10 +11,11 @@ import pytest
 import tiny
 from flax import nnx
 
-from ssd1b_jax import Pipeline, ahead, cli, config, outline, plan
-from ssd1b_jax.ahead import Chip, Cost, PlanError
-from ssd1b_jax.devices import Devices
+from ssd1b_jax import Pipeline, cli, config, plan
+from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.models import UNet, abstract, layers
+from ssd1b_jax.plan import blocks, compiler
+from ssd1b_jax.plan.compiler import Chip, Cost, PlanError
 
 DTYPE = dict(dtype=jnp.float32, rngs=nnx.Rngs(0))
 HAS_LIBTPU = find_spec("libtpu") is not None
@@ -72,22 +73,22 @@ def test_the_compiler_is_asked_once(monkeypatch):
     n = 64
     lowered = jax.jit(lambda a, b: a @ b + 1).lower(shape(n, n), shape(n, n))
     said = []
-    first = ahead.cost(lowered, jax.devices()[0], "a product", said.append)
+    first = compiler.cost(lowered, jax.devices()[0], "a product", said.append)
     assert first.arguments == 2 * first.outputs == 2 * 4 * n * n
     assert 2 * n**3 <= first.flops <= 2 * n**3 + n * n  # and one addition an element
     assert first.refused is None and first.seconds is None  # XLA estimates no time for a CPU
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_: pytest.fail("compiled again"))
-    assert ahead.cost(lowered, jax.devices()[0], "a product", said.append) == first
+    assert compiler.cost(lowered, jax.devices()[0], "a product", said.append) == first
     assert re.fullmatch(r"a product: compiled in \d+\.\d s", said[0]) and said[1] == "a product: known"
 
 
 def test_a_damaged_answer_is_asked_for_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     lowered = jax.jit(jnp.sin).lower(shape(8))
-    first = ahead.cost(lowered, jax.devices()[0], "sines", quiet)
+    first = compiler.cost(lowered, jax.devices()[0], "sines", quiet)
     (answer,) = tmp_path.rglob("*.json")
     answer.write_text("{")
-    again = ahead.cost(lowered, jax.devices()[0], "sines", quiet)
+    again = compiler.cost(lowered, jax.devices()[0], "sines", quiet)
     assert dataclasses.replace(again, compile_seconds=0.0) == dataclasses.replace(first, compile_seconds=0.0)
 
 
@@ -96,7 +97,7 @@ def test_a_program_that_the_compiler_refuses(monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: needs 608.00G of 15.75G\nSee the manual")
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
-    cost = ahead.cost(jax.jit(jnp.sin).lower(shape(8)), jax.devices()[0], "too large", quiet)
+    cost = compiler.cost(jax.jit(jnp.sin).lower(shape(8)), jax.devices()[0], "too large", quiet)
     assert cost.refused == "RESOURCE_EXHAUSTED: needs 608.00G of 15.75G"
     program = plan.Program(title="too large", cost=cost, weights=0, idle=0)
     chip = Chip(1.0, 1.0, 10**18)
@@ -124,7 +125,7 @@ def test_blocks_of_a_program_and_what_lives_beside_them():
         return jax.lax.fori_loop(0, turns, lambda _, y: conv(y), conv(skip)) + skip
 
     image = 4 * 8 * 8 * 4  # bytes
-    found = outline.blocks(function, params, shape(1, 8, 8, 4), jax.ShapeDtypeStruct((), jnp.int32))
+    found = blocks.blocks(function, params, shape(1, 8, 8, 4), jax.ShapeDtypeStruct((), jnp.int32))
     assert [str(block) for block in found] == ["Conv 1x8x8x4"] * 3
     assert len({block.key for block in found}) == 1
     assert [block.outputs for block in found] == [image] * 3
@@ -138,7 +139,7 @@ def test_a_block_that_is_scanned_counts_as_often_as_it_runs():
     def function(params, x):
         return jax.lax.scan(lambda x, _: (nnx.merge(graphdef, params)(x), None), x, length=5)[0]
 
-    (block,) = outline.blocks(function, params, shape(2, 4))
+    (block,) = blocks.blocks(function, params, shape(2, 4))
     assert block.times == 5
 
 
@@ -147,7 +148,7 @@ def test_every_layer_of_the_unet_is_in_a_block():
     graphdef, params = abstract("unet", model)
     call = UNet.__call__
     arguments = shape(2, 4, 4, 4), shape(2), shape(2, 16, 32), shape(2, 16), shape(2, 6)
-    found = outline.blocks(lambda params, *rest: nnx.merge(graphdef, params)(*rest), params, *arguments)
+    found = blocks.blocks(lambda params, *rest: nnx.merge(graphdef, params)(*rest), params, *arguments)
     names = [block.name for block in found]
     depths = [*model.unet.down_depths, *model.unet.up_depths]
     assert names.count("ResnetBlock") == sum(map(len, depths)) + 1
@@ -232,7 +233,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 def test_the_command(capsys, monkeypatch, in_parts, tiny_folder):
-    monkeypatch.setitem(ahead.CHIPS, "cpu", Chip(1e12, 1e11, 10**9))
+    monkeypatch.setitem(compiler.CHIPS, "cpu", Chip(1e12, 1e11, 10**9))
     arguments = tiny_folder, "--topology", "cpu", "--dtype", "float32", "--quick", "--blocks"
     code, out, err = run(capsys, *arguments)
     assert code == 0 and "ESTIMATE" in out and " x ResnetBlock 2x16x16x8" in out
@@ -316,6 +317,6 @@ def test_the_embedded_model_fits_a_tpu_that_is_not_here():
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed")
 def test_what_does_not_fit_a_tpu_is_known():
-    (device, *_) = ahead.find_devices("v5e:1x1")
+    (device, *_) = compiler.find_devices("v5e:1x1")
     large = jax.ShapeDtypeStruct((300, 2**30), jnp.uint8, sharding=jax.sharding.SingleDeviceSharding(device))
-    assert "15.75G" in ahead.cost(jax.jit(lambda x: x + 1).lower(large), device, "too large", quiet).refused
+    assert "15.75G" in compiler.cost(jax.jit(lambda x: x + 1).lower(large), device, "too large", quiet).refused

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ssd1b_jax import config, previews
-from ssd1b_jax.checkpoint import load_model
+from ssd1b_jax import config
+from ssd1b_jax.checkpoints.model_folder import load_model
+from ssd1b_jax.images import previews
 from ssd1b_jax.models import abstract
 from ssd1b_jax.training import doodles
 

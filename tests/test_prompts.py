@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ssd1b_jax import prompts
-from ssd1b_jax.checkpoint import EMBEDDED
+from ssd1b_jax.checkpoints.model_folder import EMBEDDED
 from ssd1b_jax.prompts import Chunks, emphasize, encode, pad, parse
-from ssd1b_jax.tokenizer import PromptTokenizer
+from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 
 LENGTH = 12  # 10 tokens of text in a chunk
 

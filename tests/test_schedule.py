@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssd1b_jax.config import ScheduleConfig
-from ssd1b_jax.schedule import (
+from ssd1b_jax.samplers.schedule import (
     LCM_STEPS,
     Grid,
     alphas_cumprod,

@@ -5,7 +5,7 @@ import pytest
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMScheduler, PNDMScheduler
 
 from ssd1b_jax.config import ScheduleConfig
-from ssd1b_jax.schedule import Grid, alphas_cumprod, betas, noise_levels, spaced_timesteps
+from ssd1b_jax.samplers.schedule import Grid, alphas_cumprod, betas, noise_levels, spaced_timesteps
 
 # torch's tensors under NumPy 2, inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -9,8 +9,9 @@ import pytest
 import tiny
 from test_pipeline import compiled, picture  # noqa: F401
 
-from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError, previews
-from ssd1b_jax.tokenizer import PromptTokenizer
+from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError
+from ssd1b_jax.images import previews
+from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 
 PROMPT = "a red apple"
 

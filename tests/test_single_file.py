@@ -17,9 +17,9 @@ from convert.single_file import read_single_file, slots, weights
 from convert.to_model import convert
 from convert.weights import fill
 from ssd1b_jax import config as presets
-from ssd1b_jax.checkpoint import load_model
-from ssd1b_jax.names import table
-from ssd1b_jax.tensors import WeightsError, release
+from ssd1b_jax.checkpoints.model_folder import load_model
+from ssd1b_jax.checkpoints.safetensors import WeightsError, release
+from ssd1b_jax.checkpoints.tensor_names import table
 
 CONFIG = checkpoints.small_config()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd1b_jax.checkpoint import EMBEDDED
-from ssd1b_jax.tokenizer import BEGIN, END, PromptTokenizer
+from ssd1b_jax.checkpoints.model_folder import EMBEDDED
+from ssd1b_jax.prompts.tokenizer import BEGIN, END, PromptTokenizer
 from ssd1b_jax.training import vocabulary
 
 STRANGE = [

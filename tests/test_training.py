@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssd1b_jax.devices import Devices
+from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.training import autoencoder, data, denoiser, doodles, evaluate, loop, vocabulary
 from ssd1b_jax.training.things import BACKGROUNDS, COLORS, NAMES, THINGS, caption, is_held_out, prompt
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from ssd1b_jax import config
-from ssd1b_jax.checkpoint import abstract_params, save_model
+from ssd1b_jax.checkpoints.model_folder import abstract_params, save_model
 from ssd1b_jax.training import vocabulary
 
 SIZE = 32

@@ -33,10 +33,10 @@ def add(commands) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     # All that can be wrong is found before the weights are read.
     from ssd1b_jax import grid, images
-    from ssd1b_jax.checkpoint import read_manifest
-    from ssd1b_jax.figure import PALE
+    from ssd1b_jax.checkpoints.model_folder import read_manifest
+    from ssd1b_jax.grid.figure import PALE
     from ssd1b_jax.pipeline import NonFiniteError
-    from ssd1b_jax.provenance import SOURCES
+    from ssd1b_jax.records import SOURCES
 
     folder = arguments.output.with_suffix("")
     if not 32 <= arguments.cell <= 2048:

@@ -33,7 +33,7 @@ def _run(arguments: argparse.Namespace) -> None:
     # All that can be wrong is found before the weights are read.
     settings.check(arguments, _output_path(arguments, 0))
 
-    from ssd1b_jax.checkpoint import read_manifest
+    from ssd1b_jax.checkpoints.model_folder import read_manifest
     from ssd1b_jax.request import repeat
 
     request = settings.of_request(arguments).resolve(read_manifest(arguments.model).config)

@@ -28,16 +28,16 @@ def _run(arguments: argparse.Namespace) -> None:
     import flax
     import jax
 
-    from ssd1b_jax import checkpoint
+    from ssd1b_jax.checkpoints import model_folder
 
-    manifest = (checkpoint.verify if arguments.verify else checkpoint.read_manifest)(arguments.model)
+    manifest = (model_folder.verify if arguments.verify else model_folder.read_manifest)(arguments.model)
     checked = "every file verified" if arguments.verify else "not verified"
     print(f"model       {arguments.model} ({manifest.folder}), {checked}")
     print(f"source      {manifest.source}" + (f", revision {manifest.revision}" if manifest.revision else ""))
     print(f"licence     {manifest.licence}")
     config = manifest.config
     print(f"weights     {manifest.dtype}")
-    for part, tree in checkpoint.abstract_params(config, manifest.dtype).items():
+    for part, tree in model_folder.abstract_params(config, manifest.dtype).items():
         print(f"  {part:<16}{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)):>15,} parameters")
     defaults = config.defaults
     print(f"size        {defaults.width} x {defaults.height} by default, multiples of {config.size_multiple}")

@@ -29,7 +29,8 @@ def add(commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ssd1b_jax import replay, saving
+    from ssd1b_jax import replay
+    from ssd1b_jax.records import saving
 
     recipe = replay.read(
         arguments.file,

@@ -11,7 +11,7 @@ def add(commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from ssd1b_jax.solvers import SAMPLERS
+    from ssd1b_jax.samplers import SAMPLERS
 
     width = max(len(name) for name in SAMPLERS)
     for name, sampler in SAMPLERS.items():

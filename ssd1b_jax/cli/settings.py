@@ -99,8 +99,8 @@ def _lora(said: str) -> tuple[str, float]:
 
 def check(arguments: argparse.Namespace, output: Path) -> None:
     """All that can be wrong but the Request, before a model is looked at."""
-    from ssd1b_jax import lora
-    from ssd1b_jax.devices import check_per_device
+    from ssd1b_jax.checkpoints import lora
+    from ssd1b_jax.engine.devices import check_per_device
 
     if not 1 <= arguments.upscale <= images.MAX_UPSCALE:
         raise ValueError(f"upscale must be a whole number from 1 to {images.MAX_UPSCALE}, got {arguments.upscale}")
@@ -115,7 +115,7 @@ def check(arguments: argparse.Namespace, output: Path) -> None:
 
 def check_files(arguments: argparse.Namespace, output: Path, request=None) -> None:
     """That a picture can be written; with its resolved request, at its size."""
-    from ssd1b_jax import saving
+    from ssd1b_jax.records import saving
 
     keep(output, arguments.image, arguments.mask)
     width, height = (request.width, request.height) if request else (1, 1)

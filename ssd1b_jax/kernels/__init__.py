@@ -101,7 +101,7 @@ def _attention_kernels(query: Queries, key: Keys, value: Keys) -> dict:
 
 
 def _flash(query: Queries, key: Keys, value: Keys) -> Queries:
-    from ssd1b_jax.kernels import flash  # a third of a second, for TPUs alone
+    from ssd1b_jax.kernels import flash
 
     flat = [x.reshape(*x.shape[:2], -1) for x in (query, key, value)]
     return flash.attention(*flat, features=query.shape[3]).reshape(query.shape)

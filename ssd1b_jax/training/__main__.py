@@ -13,9 +13,10 @@ from pathlib import Path
 
 import jax
 
-from ssd1b_jax import Pipeline, checkpoint, config, images
+from ssd1b_jax import Pipeline, config, images
 from ssd1b_jax.arguments import Parser
-from ssd1b_jax.devices import enable_compilation_cache
+from ssd1b_jax.checkpoints import model_folder
+from ssd1b_jax.engine.devices import enable_compilation_cache
 from ssd1b_jax.training import autoencoder, data, denoiser, doodles, evaluate, vocabulary
 from ssd1b_jax.training.loop import Recipe, averaged
 from ssd1b_jax.training.things import THINGS
@@ -70,11 +71,11 @@ def train_denoiser(work: Workspace, arguments) -> None:
 
 def export(work: Workspace, arguments) -> None:
     model = work.config()
-    shapes = checkpoint.abstract_params(model)
+    shapes = model_folder.abstract_params(model)
     text = {part: shapes[part] for part in ("text_encoder", "text_encoder_2")}
     trained = averaged(work / "denoiser", dict(text=text, unet=shapes["unet"]))
     params = dict(unet=trained["unet"], **trained["text"], vae=averaged(work / "vae", shapes["vae"]))
-    checkpoint.save_model(
+    model_folder.save_model(
         arguments.target,
         model,
         params,
@@ -99,7 +100,7 @@ def draw(work: Workspace, arguments) -> None:
 def measure(work: Workspace, arguments) -> None:
     enable_compilation_cache()
     drawings = data.load_drawings(work / "npm")
-    model = checkpoint.load_model(arguments.model, dtype="float32")
+    model = model_folder.load_model(arguments.model, dtype="float32")
     pipe = Pipeline(model)
     inputs = {name: doodles.draw(name) for name in doodles.DOODLES}
     if arguments.photo:

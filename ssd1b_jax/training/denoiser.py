@@ -13,13 +13,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ssd1b_jax import schedule
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models import abstract
 from ssd1b_jax.models.clip import CLIPTextEncoder
 from ssd1b_jax.models.layers import Linear
 from ssd1b_jax.models.unet import UNet
-from ssd1b_jax.tokenizer import PromptTokenizer
+from ssd1b_jax.prompts.tokenizer import PromptTokenizer
+from ssd1b_jax.samplers import schedule
 from ssd1b_jax.training.loop import Recipe, train
 from ssd1b_jax.training.things import COLORS, THINGS, Caption, caption
 

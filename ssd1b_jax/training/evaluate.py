@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Float, UInt8
 
 from ssd1b_jax import Pipeline, Request, Result, images
-from ssd1b_jax.checkpoint import Model
+from ssd1b_jax.checkpoints.model_folder import Model
 from ssd1b_jax.models import abstract
 from ssd1b_jax.training import data
 from ssd1b_jax.training.things import BACKGROUNDS, COLORS, NAMES, THINGS, is_held_out, prompt, with_article

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssd1b_jax import trees
-from ssd1b_jax.devices import Devices
+from ssd1b_jax.checkpoints import orbax
+from ssd1b_jax.engine.devices import Devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def _resume(folder: Path, initial: Callable):
     saved = _checkpoints(folder)
     if not saved:
         return initial()
-    return trees.load(saved[-1], jax.eval_shape(initial))
+    return orbax.load(saved[-1], jax.eval_shape(initial))
 
 
 def _forget_reports(log: Path, step: int) -> None:
@@ -156,7 +156,7 @@ def _keep(folder: Path, step: int, state) -> None:
     """Save, then forget all but the last two checkpoints."""
     path = folder / "checkpoints" / str(step)
     if not path.exists():
-        trees.save(path, state)
+        orbax.save(path, state)
     for old in _checkpoints(folder)[:-2]:
         shutil.rmtree(old)
 
@@ -166,4 +166,4 @@ def averaged(folder: Path, params):
     saved = _checkpoints(folder)
     if not saved:
         raise FileNotFoundError(f"{folder} has no checkpoint: train first")
-    return trees.load_part(saved[-1], "ema", params)
+    return orbax.load_part(saved[-1], "ema", params)

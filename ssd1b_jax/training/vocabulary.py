@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
-from ssd1b_jax.tokenizer import BEGIN, END, PromptTokenizer, clip_bpe
+from ssd1b_jax.prompts.tokenizer import BEGIN, END, PromptTokenizer, clip_bpe
 from ssd1b_jax.training.things import COLORS, THINGS, caption
 
 PADDING = {"tokenizer": END, "tokenizer_2": "!"}

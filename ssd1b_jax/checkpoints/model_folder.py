@@ -1,0 +1,241 @@
+"""The model folder: written, verified and loaded.
+
+It holds `model.json`, a tree for each part, and both tokenizers, and appears whole or not at all;
+`model.json` lists the size and sha256 of every file of its parts.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd1b_jax.checkpoints import orbax
+from ssd1b_jax.checkpoints.folders import check_free, whole_folder
+from ssd1b_jax.checkpoints.safetensors import release
+from ssd1b_jax.checkpoints.tensor_names import leaves
+from ssd1b_jax.choices import DTYPES
+from ssd1b_jax.config import ConfigError, ModelConfig
+from ssd1b_jax.engine.devices import give_back
+from ssd1b_jax.models import PARTS, abstract, lay_out
+
+FORMAT = 1
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
+EMBEDDED = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji"}
+AGAIN = "copy or convert the model again"
+Advance = Callable[[str, int], None]  # told of work on weights: what, and how many more bytes of it are done
+
+
+def unwatched(stage: str, count: int) -> None:
+    """An Advance for work that no one watches."""
+
+
+class ModelError(ValueError):
+    """A model folder that is missing, damaged or foreign, or a place where none can be written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `model.json` says. `files` maps paths below `folder` to their size and sha256.
+
+    `name` is what the model was asked for by, `sha256` that of all the rest: two folders that agree
+    in it are the same model.
+    """
+
+    name: str
+    folder: Path
+    config: ModelConfig
+    dtype: str
+    source: str
+    revision: str | None
+    licence: str
+    files: dict[str, dict[str, Any]]
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A loaded model folder: a pure dict of arrays for each part, laid out for `platform` if there is one."""
+
+    manifest: Manifest
+    params: dict[str, dict]
+    platform: str | None = None
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.manifest.config
+
+    @property
+    def folder(self) -> Path:
+        return self.manifest.folder
+
+    def laid_out(self, platform: str) -> dict[str, dict]:
+        """The parameters as programs for `platform` take them; see `models.lay_out`."""
+        if self.platform == platform:
+            return self.params
+        if self.platform is not None:
+            raise ValueError(f"the weights are laid out for {self.platform}, not {platform}: load them again")
+        return {part: lay_out(part, self.config, tree, platform) for part, tree in self.params.items()}
+
+
+def abstract_params(config: ModelConfig, dtype=jnp.float32) -> dict[str, dict]:
+    """Shapes of every part's parameters, as pure dicts; `dtype` is one for all, or a mapping with one for each."""
+    dtypes = dtype if isinstance(dtype, Mapping) else dict.fromkeys(PARTS, dtype)
+    return {part: abstract(part, config, jnp.dtype(dtypes[part]))[1] for part in PARTS}
+
+
+def check_dtype(dtype: str, kind: type[ValueError] = ModelError) -> None:
+    """Raise `kind` for what weights are not stored or computed in."""
+    if dtype not in DTYPES:
+        raise kind(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """A tokenizer's files in its folder. Raises ModelError where some are missing."""
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    has_words = {"vocab.json", "merges.txt"} <= {*names} or "tokenizer.json" in names
+    if not has_words or "tokenizer_config.json" not in names:
+        raise ModelError(f"{folder} must hold tokenizer_config.json, and vocab.json with merges.txt or tokenizer.json")
+    return [folder / name for name in names]
+
+
+def save_model(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    *,
+    tokenizers: str | Path,
+    dtype: str,
+    source: str,
+    revision: str | None = None,
+    licence: str = "unknown",
+    advance: Advance = unwatched,
+) -> Manifest:
+    """Write a model folder with its weights cast to `dtype`; `tokenizers` holds tokenizer/ and tokenizer_2/.
+
+    Weights are cast and written a few at a time: arrays that are mapped from disk take little memory.
+    `advance` is told "writing" and "hashing". Raises ModelError where something is in the way, and
+    leaves nothing behind when it fails.
+    """
+    folder, tokenizers = Path(folder).absolute(), Path(tokenizers)
+    check_dtype(dtype)
+    check_free(folder, ModelError)
+    with whole_folder(folder) as partial:
+        for name in TOKENIZERS:
+            (partial / name).mkdir()
+            for file in tokenizer_files(tokenizers / name):
+                shutil.copyfile(file, partial / name / file.name)
+        for part in PARTS:
+            named = ((path, _cast(leaf, dtype, advance)) for path, leaf in leaves(params[part]))
+            orbax.save_leaves(partial / part, named)
+        about = dict(format=FORMAT, source=source, revision=revision, licence=licence, dtype=dtype)
+        listed = {name: _fingerprint(partial / name, advance) for name in sorted(_part_files(partial))}
+        said = about | dict(config=config.to_dict(), files=listed)
+        manifest = json.dumps(said | dict(sha256=_digest(said)), indent=1)
+        (partial / "model.json").write_text(manifest + "\n", encoding="utf-8")
+    return read_manifest(folder)
+
+
+def load_model(
+    model: str | Path | Manifest,
+    *,
+    dtype=None,
+    sharding: jax.sharding.Sharding | None = None,
+    platform: str | None = None,
+) -> Model:
+    """Verify the model folder, or the embedded model of that name, and load its weights.
+
+    A Manifest is believed: it should be what `verify` returned. The weights are cast to `dtype`, one for all parts or
+    a mapping with one for each, by default the one they are stored in, placed by `sharding`, and laid
+    out for `platform` if one is given.
+    """
+    manifest = model if isinstance(model, Manifest) else verify(model)
+    params = {}
+    for part, shapes in abstract_params(manifest.config, dtype or manifest.dtype).items():
+        try:
+            tree = orbax.load(manifest.folder / part, shapes, sharding, manifest.dtype)
+        except ValueError as error:
+            raise ModelError(f"{manifest.folder / part} does not hold what model.json describes: {AGAIN}") from error
+        params[part] = lay_out(part, manifest.config, tree, platform, take=True)
+        give_back()
+    return Model(manifest=manifest, params=params, platform=platform)
+
+
+def verify(model: str | Path) -> Manifest:
+    """Check every file of a model folder against its manifest; raises ModelError at the first that differs."""
+    manifest = read_manifest(model)
+    found = _part_files(manifest.folder)
+    for name in sorted(found ^ manifest.files.keys()):
+        fault = "is not listed in model.json: remove it" if name in found else f"is missing: {AGAIN}"
+        raise ModelError(f"{manifest.folder / name} {fault}")
+
+    def check(name: str) -> None:
+        if _fingerprint(manifest.folder / name) != manifest.files[name]:
+            raise ModelError(f"{manifest.folder / name} is damaged (its size or sha256 is wrong): {AGAIN}")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(check, manifest.files))  # where one fails, those that wait are cancelled
+    return manifest
+
+
+def read_manifest(model: str | Path) -> Manifest:
+    """What a model folder, or the embedded model of that name, says of itself; its weights are not looked at."""
+    folder = EMBEDDED.get(str(model), Path(model)).absolute()
+    path = folder / "model.json"
+    if not path.exists():
+        if (folder / "model_index.json").exists():
+            raise ModelError(f"{folder} is a diffusers folder: run python -m convert {model} TARGET, and use TARGET")
+        names = " or ".join(repr(name) for name in EMBEDDED)
+        raise ModelError(f"no model folder at {str(model)!r}: give {names} or a folder that python -m convert wrote")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise ModelError(f"{path} has format {data['format']}, this version reads {FORMAT}: convert it again")
+        config = ModelConfig.from_dict(data["config"])
+        about = {key: data[key] for key in ("dtype", "source", "revision", "licence")}
+        check_dtype(about["dtype"], ConfigError)
+        files = {name: dict(size=entry["size"], sha256=entry["sha256"]) for name, entry in data["files"].items()}
+    except ModelError:
+        raise
+    except ConfigError as error:
+        raise ModelError(f"{path}: {error}: {AGAIN}") from error
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"{path} is not a readable manifest of a model: {AGAIN}") from error
+    if _digest({key: value for key, value in data.items() if key != "sha256"}) != data.get("sha256"):
+        raise ModelError(f"{path} is damaged (its sha256 is wrong): {AGAIN}")
+    return Manifest(name=str(model), folder=folder, config=config, files=files, sha256=data["sha256"], **about)
+
+
+def _cast(leaf, dtype: str, advance: Advance) -> np.ndarray:
+    made = np.array(leaf, dtype, order="C")  # a copy, also where the dtype is the same: mapped memory is given back
+    if isinstance(leaf, np.ndarray):
+        release(leaf)
+    advance("writing", made.nbytes)
+    return made
+
+
+def _part_files(folder: Path) -> set[str]:
+    """Files below the parts' folders; what else lies beside `model.json`, such as a model card, is free."""
+    files = (path for name in (*PARTS, *TOKENIZERS) for path in (folder / name).rglob("*") if not path.is_dir())
+    return {path.relative_to(folder).as_posix() for path in files}
+
+
+def _fingerprint(path: Path, advance: Advance = unwatched) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    advance("hashing", size)
+    return dict(size=size, sha256=digest)
+
+
+def _digest(said: Mapping[str, Any]) -> str:
+    """Of what a manifest says: sha256 of it as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,98 @@
+"""Trees of arrays on disk, by Orbax."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from ssd1b_jax.checkpoints.tensor_names import keys, leaves
+
+BATCH = 256 << 20  # bytes that are written, or read back, together
+LEAST_READ = 64 << 20  # bytes
+
+
+def save(path: str | Path, tree) -> None:
+    """Save a pytree of JAX arrays at `path`, which must not exist; a killed save leaves nothing there."""
+    with _saving():
+        ocp.save(Path(path).absolute(), tree)
+
+
+def save_leaves(path: str | Path, named: Iterable[tuple[tuple[str | int, ...], np.ndarray]]) -> None:
+    """Save what `save` would of a dict whose leaves come one by one, with no more than `BATCH` of them held."""
+    path, batch, size, begun = Path(path).absolute(), {}, 0, False
+    with _saving():
+        for place, leaf in named:
+            if batch and size + leaf.nbytes > BATCH:
+                ocp.partial.save(path, batch)
+                batch, size, begun = {}, 0, True
+            node = batch
+            for key in place[:-1]:
+                node = node.setdefault(key, {})
+            node[place[-1]] = jnp.asarray(leaf)
+            size += leaf.nbytes
+        if begun:
+            ocp.partial.save(path, batch)
+            ocp.partial.finalize(path)
+        else:
+            ocp.save(path, batch)
+
+
+def load(path: str | Path, shapes, sharding: jax.sharding.Sharding | None = None, stored=jnp.float32):
+    """Load what `save` wrote, cast to the dtypes of `shapes`. Missing, extra and mis-shaped leaves are errors.
+
+    Leaves must be stored in a dtype no wider than `stored`, or than that of `shapes`.
+    """
+    with _few_at_once(shapes, stored):
+        return ocp.load(Path(path).absolute(), _placed(shapes, sharding))
+
+
+def load_part(path: str | Path, key: str, shapes):
+    """Load one top-level entry of what `save` wrote, and nothing of the others."""
+    path = Path(path).absolute()
+    skipped = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, ocp.metadata(path).metadata)
+    with _few_at_once(shapes):
+        return ocp.load(path, {**skipped, key: _placed(shapes, None)})[key]
+
+
+def read_leaves(path: str | Path, shapes) -> Iterator[tuple[tuple[str | int, ...], np.ndarray]]:
+    """The leaves of what `save` wrote, with their paths, read back with no more than `BATCH` of them held."""
+    path, batch, size = Path(path).absolute(), set(), 0
+    wanted = leaves(shapes)
+    for i, (place, leaf) in enumerate(wanted):
+        batch.add(place)
+        size += leaf.size * leaf.dtype.itemsize
+        following = wanted[i + 1][1] if i + 1 < len(wanted) else None
+        if following is None or size + following.size * following.dtype.itemsize > BATCH:
+            placed = jax.tree_util.tree_map_with_path(
+                lambda at, leaf, batch=batch: leaf if keys(at) in batch else ocp.PLACEHOLDER, _placed(shapes, None)
+            )
+            with _few_at_once(shapes):
+                loaded = ocp.load(path, placed)
+            yield from ((place, np.asarray(leaf)) for place, leaf in leaves(loaded) if place in batch)
+            batch, size = set(), 0
+
+
+def _few_at_once(shapes, stored=jnp.float32) -> ocp.Context:
+    """Reads as little at a time as the largest leaf allows, so that the host needs little more than the device."""
+    widths = (leaf.size * max(leaf.dtype.itemsize, jnp.dtype(stored).itemsize) for leaf in jax.tree.leaves(shapes))
+    context = ocp.Context()
+    context.memory.read_concurrent_bytes = max(LEAST_READ, 1 + max(widths, default=0))
+    return context
+
+
+@contextmanager
+def _saving():
+    context = ocp.Context()
+    context.array.saving.enable_write_sharding_file = False  # `load` is always told where arrays go
+    context.array.saving.array_metadata_store = None
+    with context:
+        yield
+
+
+def _placed(shapes, sharding):
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)

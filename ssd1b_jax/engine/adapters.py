@@ -1,0 +1,152 @@
+"""LoRAs at work: merged into the model's weights, so that the models know nothing of them and run no slower.
+
+Other scales are another merge, always with the model's own weights, and never another program.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ssd1b_jax.checkpoints.lora import LoRA, read
+from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.kernels import Winograd
+from ssd1b_jax.models import algorithms
+
+
+class Adapters:
+    """The LoRAs loaded beside a model, by name, and the model's parameters with any of them merged in.
+
+    `params` are by part, placed by `jax.device_put` (jit compiles again for arrays that are tied to no
+    device), and laid out for `platform` (see `models.lay_out`). The last merge is kept: it takes the memory
+    of the kernels it changed.
+    """
+
+    def __init__(self, config: ModelConfig, params: dict, platform: str | None = None):
+        self._config = config
+        self._params = params
+        self._algorithms = {
+            (part, *path): algorithm
+            for part, tree in params.items()
+            for path, algorithm in algorithms(part, config, jax.tree.leaves(tree)[0].dtype, platform).items()
+        }
+        self._loras: dict[str, LoRA] = {}
+        self._last: tuple[dict[str, float], dict] | None = None
+        self._lock = threading.Lock()
+
+    def load(self, params: dict) -> None:
+        """Take the parameters whose shapes it was made with."""
+        self._params = params
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._loras)
+
+    def sha256(self, name: str) -> str:
+        """Of the file that the LoRA was read from. ValueError for an unknown name."""
+        if name not in self._loras:
+            loaded = ", ".join(self._loras) or "none"
+            raise ValueError(f"no LoRA named {name!r} is loaded: load it first (loaded: {loaded})")
+        return self._loras[name].sha256
+
+    def add(self, name: str, path: str | Path) -> None:
+        """Load a LoRA under a name. WeightsError for a file that does not fit, ValueError for a name that is taken."""
+        lora = read(path, self._config)
+        if name not in self._loras:
+            self._loras[name] = place(lora, self._params)
+        elif self._loras[name].sha256 != lora.sha256:
+            raise ValueError(f"a LoRA named {name!r} is loaded already, from another file: choose another name")
+
+    def check(self, scales: Mapping[str, Any]) -> dict[str, float]:
+        """The scales as floats, without those that are 0, in the order that they are merged in.
+
+        Equal ones have equal parameters. The order is that of the files' sha256, so that neither names
+        nor the order of loading change a bit. ValueError for an unknown name.
+        """
+        order = {name: self.sha256(name) for name in scales}
+        checked = {name: float(scale) for name, scale in scales.items() if scale}
+        return dict(sorted(checked.items(), key=lambda item: (order[item[0]], item[1])))
+
+    def params(self, scales: Mapping[str, Any]) -> dict:
+        """The model's parameters with LoRAs merged in at these scales; themselves where all are 0."""
+        scales = self.check(scales)
+        if not scales:
+            return self._params
+        with self._lock:
+            if self._last is not None and self._last[0] == scales:
+                return self._last[1]
+            self._last = None  # frees its memory for the next
+            loras = [self._loras[name] for name in scales]
+            params = merge(self._params, loras, list(scales.values()), self._algorithms)
+            self._last = scales, params
+            return params
+
+
+def place(lora: LoRA, params: dict) -> LoRA:
+    """The LoRA with its factors where the model's weights are, in the dtypes of its file."""
+    factors = {}
+    for part, held in lora.factors.items():
+        sharding = jax.tree.leaves(params[part])[0].sharding
+        factors[part] = {
+            path: factor._replace(down=jax.device_put(factor.down, sharding), up=jax.device_put(factor.up, sharding))
+            for path, factor in held.items()
+        }
+    return LoRA(sha256=lora.sha256, factors=factors)
+
+
+def merge(
+    params: dict,
+    loras: Sequence[LoRA],
+    scales: Sequence[float],
+    algorithms: Mapping[tuple[str | int, ...], Winograd] = MappingProxyType({}),
+) -> dict:
+    """Each kernel plus the sum over LoRAs of `scale * (alpha / rank) * (down @ up)`, in float32, rounded once.
+
+    Where an algorithm has made other matrices of a kernel, which are linear in it, what it makes of the sum is
+    added to those. Kernels that no LoRA changes are the same arrays, the others lie where they lay. Programs are
+    small, one for each shape of kernel and rank, and shared by all LoRAs, scales and sets of them; so the
+    same LoRAs at the same scales give the same bits, whatever else is loaded.
+    """
+    terms: dict[tuple, list] = {}
+    for lora, scale in zip(loras, scales, strict=True):
+        for part, factors in lora.factors.items():
+            for path, factor in factors.items():
+                terms.setdefault((part, *path), []).append((factor.down, factor.up, np.float32(scale * factor.scale)))
+
+    def merged(node, path):
+        if path in terms:
+            if path not in algorithms:
+                total = _sum(node.astype(jnp.float32), terms[path])
+                return total.astype(node.dtype)
+            down, up, _ = terms[path][0]
+            change = _sum(jnp.zeros_like(down, jnp.float32, shape=(*down.shape[:-1], up.shape[-1])), terms[path])
+            return {i: node[i] + matrix for i, matrix in enumerate(algorithms[path].pack(change))}
+        return {key: merged(value, (*path, key)) for key, value in node.items()} if isinstance(node, dict) else node
+
+    return merged(params, ())
+
+
+def _sum(
+    total: Float[Array, "*kernel inputs outputs"], terms: Sequence[tuple]
+) -> Float[Array, "*kernel inputs outputs"]:
+    for term in terms:
+        total = _add(total, *term)
+    return total
+
+
+@jax.jit
+def _add(
+    kernel: Float[Array, "*kernel inputs outputs"],
+    down: Float[Array, "*kernel inputs rank"],
+    up: Float[Array, "rank outputs"],
+    scale: Float[Array, ""],
+) -> Float[Array, "*kernel inputs outputs"]:
+    # The highest precision, or accelerators would multiply in fewer bits than float32 has.
+    change = jnp.matmul(down.astype(jnp.float32), up.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    return kernel + scale * change

@@ -1,0 +1,69 @@
+"""The pictures of requests, at the size they are remade in."""
+
+import os
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from ssd1b_jax import images, records
+from ssd1b_jax.images import masks
+from ssd1b_jax.request import Request
+
+KEPT = 8  # pictures; one of 1024 pixels is 3 MB, and 4 more with a mask
+
+
+class Picture(NamedTuple):
+    """A request's input. Of a masked one `share` is how much of each pixel is remade, else None.
+
+    `remade` are the latents that are.
+    """
+
+    pixels: images.Pixels
+    remade: Bool[np.ndarray, "rows columns 1"]
+    share: masks.Share | None
+    notes: tuple[str, ...]
+    sources: dict[str, records.Record]
+
+
+class Pictures:
+    """Pictures of resolved requests that are all held meanwhile; the last few are kept, as many requests share one.
+
+    So a file that changes while it is in use may be taken as it was.
+    """
+
+    def __init__(self, factor: int):
+        """`factor`: pixels along a latent's side."""
+        self._factor = factor
+        self._kept: dict[Hashable, Picture] = {}
+
+    def get(self, request: Request) -> Picture:
+        """Raises ImageError."""
+        size = request.width, request.height, request.resize_mode
+        key = _identity(request.image), _identity(request.mask), request.mask_blur, size
+        picture = self._kept.pop(key, None) or self._make(request, *size)
+        self._kept[key] = picture
+        if len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+        return picture
+
+    def _make(self, request: Request, *size) -> Picture:
+        loaded = images.load(request.image)
+        pixels, notes = images.resize(loaded.pixels, *size), [*loaded.notes]
+        remade = np.ones((request.height // self._factor, request.width // self._factor, 1), bool)
+        share, sources = None, {"image": records.source(request.image, loaded)}
+        if request.mask is not None:
+            loaded_mask = images.load(request.mask)
+            sources["mask"] = records.source(request.mask, loaded_mask)
+            notes += [f"the mask: {note}" for note in loaded_mask.notes]
+            mask = masks.fit(loaded_mask.pixels, loaded.pixels, *size)
+            share, remade = masks.soften(mask, request.mask_blur), masks.cells(mask, self._factor)
+            if not mask.any():
+                notes.append("the mask is black all over, so nothing was remade")
+        return Picture(pixels, remade, share, tuple(notes), sources)
+
+
+def _identity(source: images.Source | None) -> Hashable:
+    """What tells sources apart: arrays and Pillow's images by being another object."""
+    return source if source is None or isinstance(source, str | bytes | os.PathLike) else id(source)

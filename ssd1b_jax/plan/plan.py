@@ -1,0 +1,213 @@
+"""What a model needs of a device, before there is one.
+
+A dry run sends a picture through the pipeline itself, on `DryDevices`, which note each program and
+the shapes it is called with in place of running it. So what is compiled here is what would run
+there. No weights are read; for TPUs the `tpu` extra stands in for the TPU.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+from jax.sharding import SingleDeviceSharding
+
+from ssd1b_jax import config as presets
+from ssd1b_jax.checkpoints.model_folder import (
+    EMBEDDED,
+    Manifest,
+    Model,
+    ModelError,
+    abstract_params,
+    check_dtype,
+    read_manifest,
+)
+from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.engine.devices import Devices
+from ssd1b_jax.engine.stages import part_dtypes
+from ssd1b_jax.pipeline import Pipeline
+from ssd1b_jax.plan import compiler
+from ssd1b_jax.plan.blocks import Block, blocks
+from ssd1b_jax.plan.compiler import CHIPS, Chip, Cost, PlanError, Say
+
+PRESETS = ("ssd_1b", "vega", "sdxl_base", "emoji")
+TITLES = {
+    "prepare": "text encoders and VAE encoder",
+    "advance": "denoising loop, one model call",
+    "decode": "VAE decoder",
+}
+
+
+class Called(NamedTuple):
+    """A stage that the pipeline called: the function, what `Devices.map` made of it, and its arguments' shapes."""
+
+    function: Callable
+    mapped: Callable
+    arguments: tuple
+
+    @property
+    def title(self) -> str:
+        return TITLES.get(self.function.__name__, self.function.__name__)
+
+    @property
+    def batches(self) -> list:
+        """Shapes of what one device gets besides the weights."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), list(self.arguments[1:]))
+
+
+class DryDevices(Devices):
+    """Devices that are only compiled for: what is called is noted, and gives ones. Weights are shapes."""
+
+    def __init__(self, devices: Sequence[jax.Device], per_device: int = 1):
+        super().__init__(devices, per_device)
+        self.called: list[Called] = []
+
+    def map(self, function: Callable, *, batches: int, donate: tuple[int, ...] = ()) -> Callable:
+        mapped = super().map(function, batches=batches, donate=donate)
+
+        def note(*arguments):
+            arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+            self.called.append(Called(function, mapped, arguments))
+            return jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), jax.eval_shape(mapped, *arguments))
+
+        return note
+
+    def split(self, batch):
+        shape = (len(self.devices), self.per_device)
+        return jax.tree.map(lambda x: jnp.asarray(x).reshape(*shape, *x.shape[1:]), batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """One of the pipeline's programs on one device.
+
+    `weights` are the bytes of the whole model's; `idle` those of weights that the program has no use
+    for and that stay in memory all the same. `blocks` are of the quick form: each distinct one, how
+    often it runs, and its cost.
+    """
+
+    title: str
+    cost: Cost
+    weights: int
+    idle: int
+    blocks: tuple[tuple[str, int, Cost], ...] = ()
+
+    @property
+    def memory(self) -> int:
+        return self.cost.memory + self.idle
+
+    def fits(self, chip: Chip) -> bool:
+        return self.cost.refused is None and self.memory <= chip.memory
+
+    def most(self, chip: Chip, per_device: int) -> int:
+        """The largest per-device batch that fits, if all but weights and code grows in proportion to it."""
+        if self.cost.refused:
+            return 0
+        fixed = self.weights + self.cost.code
+        return int((chip.memory - fixed) * per_device // (self.memory - fixed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The programs that make `per_device` pictures at a time on every device. `chip` is None for one unknown to us."""
+
+    programs: tuple[Program, ...]
+    devices: int
+    device_kind: str
+    chip: Chip | None
+    per_device: int
+    width: int
+    height: int
+    dtype: str
+    quick: bool
+
+
+def make(
+    model: str,
+    topology: str,
+    *,
+    size: tuple[int, int] | None = None,
+    per_device: int = 1,
+    dtype: str = "bfloat16",
+    quick: bool = True,
+    say: Say = lambda line: None,
+) -> Plan:
+    """Compile what one request to `model`, a preset's name or a model folder, runs on `topology`.
+
+    `topology` is as in `ahead.find_devices`, `size` is (width, height), by default the model's.
+    `quick` compiles each distinct block once and adds up, an estimate: see `outline`. `say` hears of
+    progress. Raises PlanError, and RequestError for a size that the model can't make.
+    """
+    check_dtype(dtype, PlanError)
+    manifest = _manifest(model, dtype)
+    config, defaults = manifest.config, manifest.config.defaults
+    width, height = size or (defaults.width, defaults.height)
+    params = abstract_params(config, part_dtypes(config, dtype))
+    devices = DryDevices(compiler.find_devices(topology), per_device)
+    pipe = Pipeline(Model(manifest=manifest, params=params), devices=devices)
+    pipe(image=np.zeros((1, 1, 3), np.uint8), prompt="", width=width, height=height)
+    programs, weights = [], _bytes(params)
+    for called in devices.called:
+        cost, parts = (_quick if quick else _whole)(called, devices.devices[0], say)
+        idle = weights + _bytes(called.batches) - cost.arguments  # what a program doesn't use is no argument of it
+        programs.append(Program(title=called.title, cost=cost, weights=weights, idle=max(idle, 0), blocks=parts))
+    kind = devices.devices[0].device_kind
+    about = dict(per_device=per_device, width=width, height=height, dtype=dtype, quick=quick)
+    return Plan(programs=tuple(programs), devices=len(devices.devices), device_kind=kind, chip=CHIPS.get(kind), **about)
+
+
+def _whole(called: Called, device: jax.Device, say: Say) -> tuple[Cost, tuple]:
+    return compiler.cost(called.mapped.lower(*called.arguments), device, called.title, say), ()
+
+
+def _quick(called: Called, device: jax.Device, say: Say) -> tuple[Cost, tuple[tuple[str, int, Cost], ...]]:
+    """The cost of a program from those of its blocks, and each distinct block's."""
+    arguments = called.arguments[0], *called.batches
+    found = blocks(called.function, *arguments)
+    distinct = {block.key: block for block in found}
+    costs = {
+        key: _block_cost(block, device, f"{called.title}, block {i} of {len(distinct)}: {block}", say)
+        for i, (key, block) in enumerate(distinct.items(), 1)
+    }
+    times = {key: sum(block.times for block in found if block.key == key) for key in distinct}
+    seconds = [costs[key].seconds for key in distinct]
+    temporaries = max(block.held + block.outputs + costs[block.key].temporaries for block in found)
+    cost = Cost(
+        arguments=_bytes(arguments),
+        outputs=_bytes(jax.eval_shape(called.function, *arguments)),
+        temporaries=temporaries,
+        peak=_bytes(arguments) + temporaries,
+        code=sum(times[key] * costs[key].code for key in distinct),  # repeated layers are not shared
+        flops=sum(times[key] * costs[key].flops for key in distinct),
+        traffic=sum(times[key] * costs[key].traffic for key in distinct),
+        seconds=None if None in seconds else sum(times[key] * costs[key].seconds for key in distinct),
+        compile_seconds=sum(each.compile_seconds for each in costs.values()),
+        refused=next((each.refused for each in costs.values() if each.refused), None),
+    )
+    return cost, tuple((str(block), times[key], costs[key]) for key, block in distinct.items())
+
+
+def _block_cost(block: Block, device: jax.Device, title: str, say: Say) -> Cost:
+    sharding = SingleDeviceSharding(device)
+    arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding) for aval in block.jaxpr.in_avals]
+    return compiler.cost(jax.jit(jaxpr_as_fun(block.jaxpr)).lower(*arguments), device, title, say)
+
+
+def _manifest(model: str, dtype: str) -> Manifest:
+    """Of a model folder, or made up for a preset, with the embedded model's tokenizers."""
+    name = str(model).replace("-", "_").lower()
+    if name in PRESETS:
+        config: ModelConfig = getattr(presets, name)()
+        about = dict(source=name, revision=None, licence="unknown", files={}, sha256="")
+        return Manifest(name=name, folder=EMBEDDED["emoji"], config=config, dtype=dtype, **about)
+    try:
+        return read_manifest(model)
+    except ModelError as error:
+        raise PlanError(f"{error} (or, to plan, one of {', '.join(PRESETS)})") from None
+
+
+def _bytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

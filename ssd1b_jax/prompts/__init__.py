@@ -1,0 +1,27 @@
+"""Prompts to chunks of token ids."""
+
+from ssd1b_jax.prompts.syntax import (
+    MAX_CHUNKS,
+    MAX_NESTING,
+    MAX_WEIGHT,
+    Chunks,
+    Piece,
+    emphasize,
+    encode,
+    pad,
+    parse,
+    shorten,
+)
+
+__all__ = [
+    "Chunks",
+    "MAX_CHUNKS",
+    "MAX_NESTING",
+    "MAX_WEIGHT",
+    "Piece",
+    "emphasize",
+    "encode",
+    "pad",
+    "parse",
+    "shorten",
+]
