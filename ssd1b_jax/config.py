@@ -199,6 +199,11 @@ class ModelConfig:
         """Width and height must be multiples of this: one pixel of the UNet's lowest level."""
         return self.vae.factor * 2 ** (len(self.unet.block_out_channels) - 1)
 
+    @property
+    def max_clip_skip(self) -> int:
+        """The largest `clip_skip` that both text encoders have layers for."""
+        return min(self.text_encoder.num_hidden_layers, self.text_encoder_2.num_hidden_layers) - 1
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

@@ -94,7 +94,13 @@ class Pipeline:
         platform = self.devices.platform
         stages = Stages(self.config, dtypes, platform)
         self.dtype = stages.dtypes["unet"]
-        self._maker = records.maker(model.manifest, self.devices.devices, stages.dtypes, self.devices.per_device)
+        manifest, first = model.manifest, self.devices.devices[0]
+        self._maker = records.maker(
+            {name: getattr(manifest, name) for name in ("name", "source", "revision", "sha256")},
+            dict(platform=first.platform, kind=first.device_kind),
+            stages.dtypes,
+            self.devices.per_device,
+        )
         self._adapters = Adapters(self.config, self._placed(model), platform)
         self._lora_files: dict[str, str] = {}
         self._prepare = self.devices.map(stages.prepare, batches=2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, no_type_check
@@ -11,8 +12,6 @@ import numpy as np
 from ssd1b_jax import images
 from ssd1b_jax.choices import NOISES, SHORT, nearest
 from ssd1b_jax.config import SPACINGS, ModelConfig
-from ssd1b_jax.engine import noise
-from ssd1b_jax.models.clip import max_clip_skip
 from ssd1b_jax.prompts import parse
 from ssd1b_jax.samplers import Table, build, canonical
 
@@ -156,7 +155,7 @@ class Request:
         """
         defaults = dataclasses.asdict(config.defaults) | dict(timestep_spacing=config.schedule.timestep_spacing)
         if self.seed is None:
-            defaults["seed"] = noise.draw_seed()
+            defaults["seed"] = draw_seed()
         filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         request = dataclasses.replace(self, **filled)
         request = dataclasses.replace(
@@ -171,7 +170,7 @@ class Request:
             **request._sizes(),
         )
         request = dataclasses.replace(request, **checked)
-        most = max_clip_skip(config.text_encoder, config.text_encoder_2)
+        most = config.max_clip_skip
         if request.clip_skip > most:
             raise RequestError(f"clip_skip must be at most {most} with this model, got {request.clip_skip}")
         try:
@@ -248,7 +247,7 @@ class Request:
     def _variation(self) -> int | None:
         """The variation's seed, drawn where one is needed and none given."""
         if self.variation_seed is None:
-            return noise.draw_seed() if self.variation_strength else None
+            return draw_seed() if self.variation_strength else None
         return _number("variation_seed", self.variation_seed, *_SEED)
 
     def _interval(self) -> tuple[float, float]:
@@ -293,6 +292,15 @@ def _pair(name: str, values: Any, *kind: Any) -> tuple[Any, Any]:
         raise RequestError(f"{name} must be two numbers, got {values!r}")
     first, second = (_number(name, value, *kind) for value in values)
     return first, second
+
+
+def draw_seed() -> int:
+    """A fresh seed from the operating system, below 2**32.
+
+    So small because `torch` reads no more bits, and because JSON clients hold integers exactly
+    only below 2**53.
+    """
+    return secrets.randbits(32)
 
 
 def repeat(request: Request, count: int) -> list[Request]:

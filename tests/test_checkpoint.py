@@ -230,7 +230,7 @@ sys.path[:0] = [sys.argv[3], sys.argv[3] + "/tests"]
 import jax
 jax.config.update("jax_platforms", "cpu")
 import test_checkpoint as here
-from ssd1b_jax import checkpoint, trees
+from ssd1b_jax.checkpoints import model_folder, orbax
 
 def advance(stage, count):
     print(stage, flush=True)
@@ -238,9 +238,9 @@ def advance(stage, count):
 
 params = here.random_params()
 about = dict(dtype="float16", source="", advance=advance)
-trees.BATCH = 2000
+orbax.BATCH = 2000
 print("begun", flush=True)
-checkpoint.save_model(sys.argv[1], here.TINY, params, tokenizers=sys.argv[2], **about)
+model_folder.save_model(sys.argv[1], here.TINY, params, tokenizers=sys.argv[2], **about)
 """
 
 

@@ -14,6 +14,7 @@ from convert.__main__ import main as convert
 from ssd1b_jax import Request, cli, images, pipeline, records
 from ssd1b_jax.checkpoints.safetensors import write_safetensors
 from ssd1b_jax.cli.settings import of_request
+from ssd1b_jax.images import codec
 from ssd1b_jax.samplers import SAMPLERS
 from ssd1b_jax.training.__main__ import main as train
 
@@ -137,7 +138,7 @@ def test_a_lora_of_another_model_is_told_before_the_weights_are_read(capsys, mon
 def test_files_that_could_not_be_written_are_told_before_the_weights_are_read(
     capsys, no_model, tiny_folder, here, monkeypatch
 ):
-    monkeypatch.setitem(images._ENCODERS, ".webp", ("WEBP", 100, {}))  # as if made for small models
+    monkeypatch.setitem(codec._ENCODERS, ".webp", ("WEBP", 100, {}))  # as if made for small models
     (here / "a.json").write_text("precious")
     arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder)
     code, out, err = run(capsys, *arguments, "-o", "a.webp", "--upscale", 4)
@@ -160,7 +161,7 @@ def test_a_full_disk_has_its_own_code(capsys, tiny_folder, here, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(images.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     code, _, err = run(capsys, "img2img", "in.png", "a cat", "-o", "out.png", "--model", tiny_folder, "--quiet")
     assert code == 3 and err == "error: out.png: cannot be saved: no space left on device\n"
     assert [path.name for path in here.iterdir()] == ["in.png"]

@@ -12,6 +12,7 @@ from tiny import random_params, tiny_config
 from ssd1b_jax import kernels, models
 from ssd1b_jax.kernels import attentions as kinds
 from ssd1b_jax.kernels import flash, fusions, winograd
+from ssd1b_jax.models import params as models_params
 from ssd1b_jax.models.layers import Conv, KeyValue
 
 ROUNDING = 2e-6  # of the largest value: some units in the last place of float32, in sums of 100 or so
@@ -120,7 +121,7 @@ def test_a_network_laid_out_for_a_cpu_computes_the_same(monkeypatch):
     """With every 3x3 convolution as Winograd, in the structure that `abstract` says."""
     monkeypatch.setattr(kernels, "WINOGRAD_CHANNELS", 1)
     monkeypatch.setattr(kernels, "LARGE_CHANNELS", 24)  # some of each
-    models._abstract.cache_clear()
+    models_params._abstract.cache_clear()
     config = tiny_config()
     params = jax.tree.map(jnp.asarray, random_params(config)["unet"])
     arguments = draw(2, 8, 12, 4), draw(2) ** 2, draw(2, 5, 32), draw(2, 16), jnp.ones((2, 6))
@@ -130,7 +131,7 @@ def test_a_network_laid_out_for_a_cpu_computes_the_same(monkeypatch):
         laid_out = models.lay_out("unet", config, params, platform)
         assert jax.tree.map(jnp.shape, laid_out) == jax.tree.map(jnp.shape, shapes)
         results.append(jax.jit(lambda params, g=graphdef: nnx.merge(g, params)(*arguments))(laid_out))
-    models._abstract.cache_clear()
+    models_params._abstract.cache_clear()
     assert len(jax.tree.leaves(laid_out)) > len(jax.tree.leaves(params))
     assert_close(results[1], results[0], 5e-5)  # as whole networks agree with PyTorch's
 

@@ -21,6 +21,7 @@ from ssd1b_jax.checkpoints.lora import Alphas, read, spellings
 from ssd1b_jax.checkpoints.safetensors import WeightsError
 from ssd1b_jax.checkpoints.tensor_names import leaves, table
 from ssd1b_jax.engine.adapters import Adapters
+from ssd1b_jax.models import params as models_params
 from ssd1b_jax.notebook import compilations
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64"}
@@ -215,13 +216,13 @@ def test_a_convolution_of_one_pixel_is_a_matrix(config, tmp_path):
 
 def test_weights_that_are_laid_out_take_the_same_changes(config, base, files, monkeypatch):
     monkeypatch.setattr(kernels, "WINOGRAD_CHANNELS", 1)
-    models._abstract.cache_clear()
+    models_params._abstract.cache_clear()
     scales = {"a": 0.7, "b": -2.5}
     merged = loaded(config, base, files).params(scales)
     expected = {part: models.lay_out(part, config, tree, "cpu") for part, tree in merged.items()}
     laid_out = {part: models.lay_out(part, config, tree, "cpu") for part, tree in base.items()}
     got = loaded(config, laid_out, files, "cpu").params(scales)
-    models._abstract.cache_clear()
+    models_params._abstract.cache_clear()
     for (path, ours), (also, theirs) in zip(leaves(got), leaves(expected), strict=True):
         assert path == also
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)  # one rounding more, of numbers below 10

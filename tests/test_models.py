@@ -20,7 +20,6 @@ from ssd1b_jax import config as presets
 from ssd1b_jax.checkpoints.diffusers_config import read_config
 from ssd1b_jax.checkpoints.model_folder import abstract_params
 from ssd1b_jax.models import abstract
-from ssd1b_jax.models.clip import max_clip_skip
 from ssd1b_jax.models.layers import sinusoidal_embedding
 
 BLOCK, WHOLE = 1e-5, 5e-5
@@ -212,7 +211,7 @@ def test_text_encoder(networks, config, part, hidden_act, eos_token_id):
 def test_clip_skip(networks, config, part):
     """Every row skips as many layers as it says, in one program; the pooled text stays."""
     ours, theirs = networks(part)
-    assert max_clip_skip(config.text_encoder, config.text_encoder_2) == 2
+    assert config.max_clip_skip == 2
     tokens = np.random.default_rng(2).integers(10, 300, (6, reference.LENGTH)).astype(np.int32)
     skips = np.array([0, 1, 2, 2, 1, 0], np.int32)
     expected = theirs(torch.from_numpy(tokens), output_hidden_states=True)
@@ -247,7 +246,7 @@ def count(config):
 
 def test_the_released_encoders_skip_eleven_layers_at_most():
     config = presets.ssd_1b()
-    assert max_clip_skip(config.text_encoder, config.text_encoder_2) == 11  # of CLIP ViT-L's 12
+    assert config.max_clip_skip == 11  # of CLIP ViT-L's 12
 
 
 def test_full_size_parameter_counts():

@@ -182,11 +182,6 @@ def test_fractional_seed():
         noise.check_seed(1.5)
 
 
-def test_drawn_seeds_differ_and_fit_every_kind():
-    seeds = {noise.draw_seed() for _ in range(20)}
-    assert len(seeds) > 15 and all(0 <= seed < 2**32 for seed in seeds)
-
-
 def test_slerp_is_a1111s():
     """Their formula, on (channels, height, width) with norms over the height, in PyTorch's words."""
     first, second = np.random.default_rng(0).normal(size=(2, 12, 10, 4)).astype(np.float32)

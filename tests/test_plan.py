@@ -13,8 +13,10 @@ from flax import nnx
 
 from ssd1b_jax import Pipeline, cli, config, plan
 from ssd1b_jax.engine.devices import Devices
-from ssd1b_jax.models import UNet, abstract, layers
+from ssd1b_jax.models import abstract, layers
+from ssd1b_jax.models.unet import UNet
 from ssd1b_jax.plan import blocks, compiler
+from ssd1b_jax.plan import plan as steps
 from ssd1b_jax.plan.compiler import Chip, Cost, PlanError
 
 DTYPE = dict(dtype=jnp.float32, rngs=nnx.Rngs(0))
@@ -197,10 +199,10 @@ def test_the_quick_form_adds_up_to_the_whole(whole, in_parts):
 @pytest.mark.slow
 def test_a_larger_batch_takes_more(in_parts, tiny_folder, monkeypatch):
     """Of the VAE decoder; the others are left out."""
-    quick = plan._quick
+    quick = steps._quick
     left_out = Cost(), ()
     monkeypatch.setattr(
-        plan, "_quick", lambda called, *how: quick(called, *how) if called.function.__name__ == "decode" else left_out
+        steps, "_quick", lambda called, *how: quick(called, *how) if called.function.__name__ == "decode" else left_out
     )
     one = in_parts.programs[2].cost
     two = plan.make(str(tiny_folder), "cpu", dtype="float32", per_device=2, quick=True).programs[2].cost
@@ -215,7 +217,7 @@ def test_presets_need_no_weights(monkeypatch):
         seen.append(called)
         return Cost(), ()
 
-    monkeypatch.setattr(plan, "_quick", note)
+    monkeypatch.setattr(steps, "_quick", note)
     made = plan.make("SSD-1B", "cpu", per_device=3)
     assert (made.width, made.height, made.dtype) == (1024, 1024, "bfloat16")
     assert made.programs[0].weights == pytest.approx(4.46e9, rel=0.01)  # 2.23 billion parameters, two bytes each

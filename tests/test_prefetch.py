@@ -98,7 +98,7 @@ def test_a_block_that_fails_ends_the_steps_beside_it():
 
 TWICE = """
 import signal, time
-from ssd1b_jax.overlap import beside
+from ssd1b_jax.engine.prefetch import beside
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
 

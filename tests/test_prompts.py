@@ -9,7 +9,8 @@ import pytest
 
 from ssd1b_jax import prompts
 from ssd1b_jax.checkpoints.model_folder import EMBEDDED
-from ssd1b_jax.prompts import Chunks, emphasize, encode, pad, parse
+from ssd1b_jax.engine.stages import emphasize
+from ssd1b_jax.prompts import Chunks, encode, pad, parse
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 
 LENGTH = 12  # 10 tokens of text in a chunk

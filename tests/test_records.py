@@ -21,6 +21,7 @@ from PIL import Image
 
 from ssd1b_jax import Request, SaveError, cli, images, records, replay
 from ssd1b_jax.records import LABELS, ProvenanceError, saving
+from ssd1b_jax.records.record import _EXPECTED
 from ssd1b_jax.samplers import SAMPLERS, canonical
 
 PROMPT = "a: (b), é"
@@ -219,7 +220,7 @@ def test_records_that_cannot_be_read(here, said, sentence):
 
 def test_every_part_of_a_record_is_checked(result, here):
     for changes in (
-        *({part.replace(" ", "__"): None} for part in records._EXPECTED),
+        *({part.replace(" ", "__"): None} for part in _EXPECTED),
         dict(request__mask="x"),
         dict(request__image__name=3),
         dict(loras=dict(a=dict(name="a"))),

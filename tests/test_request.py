@@ -10,6 +10,7 @@ import tiny
 
 from ssd1b_jax import Request, RequestError
 from ssd1b_jax.config import ssd_1b
+from ssd1b_jax.request import draw_seed
 
 CONFIG = tiny.tiny_config()
 
@@ -139,3 +140,8 @@ def test_editors_see_every_setting():
 def test_exact_steps_allow_any_strength():
     request = Request(image="x.png", prompt="a cat", strength=0.02, exact_steps=True)
     assert request.resolve(CONFIG).strength == 0.02
+
+
+def test_drawn_seeds_differ_and_fit_every_kind_of_noise():
+    seeds = {draw_seed() for _ in range(20)}
+    assert len(seeds) > 15 and all(0 <= seed < 2**32 for seed in seeds)

@@ -15,8 +15,8 @@ from flax import nnx
 from ssd1b_jax import models
 from ssd1b_jax.bench.contenders import Prepared, started
 from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, TOGETHER, Task
-from ssd1b_jax.checkpoints.model_folder import Manifest, Model, load_model, read_manifest, save_model
-from ssd1b_jax.engine.devices import Devices, give_back
+from ssd1b_jax.checkpoints.model_folder import Manifest, Model, give_back, load_model, read_manifest, save_model
+from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.pipeline import Pipeline
 from ssd1b_jax.request import Request
 

@@ -5,10 +5,8 @@ communicated; so a picture's pixels don't depend on how many devices there are. 
 placed once, by sharding: pmap would send them again on every call otherwise.
 """
 
-import ctypes
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -80,12 +78,6 @@ def host() -> jax.Device | None:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None
-
-
-def give_back() -> None:
-    """Return freed memory to the system, where the C library can: it keeps half a gigabyte after a UNet."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def enable_compilation_cache() -> Path:

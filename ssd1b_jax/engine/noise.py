@@ -15,7 +15,6 @@ bytes on every machine. They are sequences: ask in the order above, only for wha
 
 import math
 import operator
-import secrets
 from typing import SupportsIndex
 
 import jax
@@ -61,15 +60,6 @@ def check_seed(seed: SupportsIndex) -> int:
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
     return seed
-
-
-def draw_seed() -> int:
-    """A fresh seed from the operating system, below 2**32.
-
-    So small because `torch` reads no more bits, and because JSON clients hold integers exactly
-    only below 2**53.
-    """
-    return secrets.randbits(32)
 
 
 def slerp(first: Noise, second: Noise, fraction: float) -> Noise:

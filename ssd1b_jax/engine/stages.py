@@ -18,7 +18,6 @@ from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine import loop, noise
 from ssd1b_jax.models import PARTS, abstract
 from ssd1b_jax.models.unet import Conditioning
-from ssd1b_jax.prompts import emphasize
 
 Latents = Float[Array, "batch height width channels"]
 Tokens = Int[Array, "batch chunks length"]
@@ -194,6 +193,21 @@ class Stages:
         image = self._network("vae", params).decode(scaled).astype(jnp.float32)
         pixels = jnp.round(jnp.clip(image / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
         return pixels, {"UNet": _finite(latents), "VAE decoder": _finite(image)}
+
+
+def emphasize(
+    hidden: Float[Array, "chunks tokens channels"], weights: Float[Array, "chunks tokens"]
+) -> Float[Array, "chunks tokens channels"]:
+    """Hidden states of one encoder times their weights, each chunk scaled back to the mean that it had.
+
+    A chunk whose weights are all 1 comes back bit for bit.
+    """
+    plain = hidden.astype(jnp.float32)
+    weighted = plain * weights[..., None]
+    mean, new_mean = (x.mean((1, 2), keepdims=True) for x in (plain, weighted))
+    restored = weighted * jnp.where(new_mean == 0, 1, mean / jnp.where(new_mean == 0, 1, new_mean))
+    emphasized = (weights != 1).any(1)[:, None, None]
+    return jnp.where(emphasized, restored.astype(hidden.dtype), hidden)
 
 
 def _finite(x: Array) -> Finite:

@@ -12,10 +12,9 @@ from typing import Any, get_args, get_origin
 from ssd1b_jax import images
 from ssd1b_jax.choices import SHORT, nearest
 from ssd1b_jax.config import ModelConfig
-from ssd1b_jax.engine import noise
 from ssd1b_jax.grid.figure import Edge, Figure, thumbnail
 from ssd1b_jax.records import SOURCES
-from ssd1b_jax.request import Request
+from ssd1b_jax.request import Request, draw_seed
 
 MAX_VALUES = 100
 ALWAYS = ("strength", "num_inference_steps", "guidance_scale", "seed", "scheduler")
@@ -172,7 +171,7 @@ class Grid:
         Raises RequestError.
         """
         cells = [self._cell(x, y) for y in (self.y.values if self.y else (None,)) for x in self.x.values]
-        drawn = {name: noise.draw_seed() for name in ("seed", "variation_seed")}
+        drawn = {name: draw_seed() for name in ("seed", "variation_seed")}
         requests = []
         for cell in cells:
             request = cell.resolve(config)

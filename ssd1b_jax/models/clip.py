@@ -97,8 +97,3 @@ class CLIPTextEncoder(nnx.Module):
         legacy = self.config.eos_token_id == 2
         marks = tokens if legacy else (tokens == self.config.eos_token_id).astype(jnp.int32)
         return jnp.argmax(marks, axis=1)
-
-
-def max_clip_skip(*configs: CLIPTextConfig) -> int:
-    """The largest `clip_skip` that all of these encoders have layers for."""
-    return min(config.num_hidden_layers for config in configs) - 1

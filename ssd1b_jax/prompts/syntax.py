@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Float32, Int32
 
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 
@@ -176,18 +175,3 @@ def pad(chunks: Chunks, count: int) -> Chunks:
         ids=np.concatenate([chunks.ids, np.tile(chunks.empty, (missing, 1))]),
         weights=np.pad(chunks.weights, ((0, missing), (0, 0)), constant_values=1),
     )
-
-
-def emphasize(
-    hidden: Float[Array, "chunks tokens channels"], weights: Float[Array, "chunks tokens"]
-) -> Float[Array, "chunks tokens channels"]:
-    """Hidden states of one encoder times their weights, each chunk scaled back to the mean that it had.
-
-    A chunk whose weights are all 1 comes back bit for bit.
-    """
-    plain = hidden.astype(jnp.float32)
-    weighted = plain * weights[..., None]
-    mean, new_mean = (x.mean((1, 2), keepdims=True) for x in (plain, weighted))
-    restored = weighted * jnp.where(new_mean == 0, 1, mean / jnp.where(new_mean == 0, 1, new_mean))
-    emphasized = (weights != 1).any(1)[:, None, None]
-    return jnp.where(emphasized, restored.astype(hidden.dtype), hidden)

@@ -22,16 +22,14 @@ import operator
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ssd1b_jax import images
-from ssd1b_jax.checkpoints.model_folder import Manifest
 
 FORMAT = 1
 MAX_PER_DEVICE = 1024  # of a record: a replay makes room for as many
@@ -72,12 +70,12 @@ class ProvenanceError(ValueError):
     """A file that does not say how it was made, or what it says that cannot be followed."""
 
 
-def maker(manifest: Manifest, devices: Sequence[jax.Device], dtypes: Mapping[str, Any], per_device: int) -> Record:
+def maker(model: Record, device: Record, dtypes: Mapping[str, Any], per_device: int) -> Record:
     """The part of a record that all pictures of one pipeline share."""
     return dict(
-        model={name: getattr(manifest, name) for name in ("name", "source", "revision", "sha256")},
+        model=model,
         versions={name: version(name) for name in PACKAGES} | dict(python=platform.python_version()),
-        device=dict(platform=devices[0].platform, kind=devices[0].device_kind),
+        device=device,
         machine=_machine(),
         flags={name: os.environ[name] for name in FLAGS if os.environ.get(name)},
         dtype={part: np.dtype(dtype).name for part, dtype in dtypes.items()},
