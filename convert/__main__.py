@@ -53,10 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from convert.family import family
     from convert.to_diffusers import to_diffusers
     from convert.to_model import convert
-    from ssd1b_jax.checkpoints.model_folder import ModelError
-    from ssd1b_jax.checkpoints.safetensors import WeightsError
-    from ssd1b_jax.config import ConfigError
-    from ssd1b_jax.files import FileError
+    from ssd1b_jax.errors import ConfigError, FileError, ModelError, WeightsError
 
     jax.config.update("jax_platforms", "cpu")  # an accelerator would be taken and not used
     try:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from convert.pickles import Tensor, load
-from ssd1b_jax.checkpoints.safetensors import WeightsError, map_file
+from ssd1b_jax.checkpoints.safetensors import map_file
+from ssd1b_jax.errors import WeightsError
 
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 MAGICS = (ZIP, PICKLE)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd1b_jax.checkpoints.safetensors import WeightsError, read_safetensors
-from ssd1b_jax.files import FileError, read_json
+from ssd1b_jax.checkpoints.safetensors import read_safetensors
+from ssd1b_jax.errors import FileError, WeightsError
+from ssd1b_jax.files import read_json
 
 STEMS = {
     "unet": "diffusion_pytorch_model",

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ssd1b_jax import config as presets
-from ssd1b_jax.checkpoints.safetensors import WeightsError, summary
+from ssd1b_jax.checkpoints.safetensors import summary
 from ssd1b_jax.checkpoints.sgm import PREFIXES
 from ssd1b_jax.config import CLIPTextConfig, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig
+from ssd1b_jax.errors import WeightsError
 
 HUB = {
     "SSD-1B": ("segmind/SSD-1B", presets.ssd_1b),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from convert.diffusers_folder import STEMS, candidates, read_index
 from ssd1b_jax.checkpoints.model_folder import TOKENIZER_FILES, TOKENIZERS
-from ssd1b_jax.checkpoints.safetensors import WeightsError
+from ssd1b_jax.errors import HubError
 
 CONFIGS = (
     "model_index.json",
@@ -17,10 +17,6 @@ CONFIGS = (
     *(f"{part}/config.json" for part in STEMS),
 )
 WORDS = tuple(f"{folder}/{name}" for folder in TOKENIZERS for name in TOKENIZER_FILES)
-
-
-class HubError(WeightsError):
-    """A hub that can't be reached, or that does not have what was asked for."""
 
 
 def is_hub_id(source: str) -> bool:

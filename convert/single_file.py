@@ -11,10 +11,11 @@ import numpy as np
 
 from convert.ckpt import MAGICS, read_ckpt
 from convert.weights import Slot, Tensors
-from ssd1b_jax.checkpoints.safetensors import WeightsError, read_safetensors
+from ssd1b_jax.checkpoints.safetensors import read_safetensors
 from ssd1b_jax.checkpoints.sgm import sgm_names
 from ssd1b_jax.checkpoints.tensor_names import table
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.files import foreign
 
 # What such files hold beside the weights: the schedule, averages kept while training, buffers, a scale of CLIP's loss.

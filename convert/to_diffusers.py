@@ -16,14 +16,14 @@ from ssd1b_jax.checkpoints.model_folder import (
     TOKENIZERS,
     Advance,
     Manifest,
-    ModelError,
     abstract_params,
     check_dtype,
     unwatched,
     verify,
 )
-from ssd1b_jax.checkpoints.safetensors import WeightsError, write_safetensors
+from ssd1b_jax.checkpoints.safetensors import write_safetensors
 from ssd1b_jax.checkpoints.tensor_names import Entry, table
+from ssd1b_jax.errors import ModelError, WeightsError
 
 
 def to_diffusers(

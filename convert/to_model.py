@@ -7,8 +7,8 @@ from convert.diffusers_folder import STEMS, read_licence, read_part
 from convert.weights import fill, to_flax
 from ssd1b_jax.checkpoints.diffusers_config import read_config
 from ssd1b_jax.checkpoints.folders import check_free
-from ssd1b_jax.checkpoints.model_folder import Advance, Manifest, ModelError, check_dtype, save_model, unwatched
-from ssd1b_jax.checkpoints.safetensors import WeightsError
+from ssd1b_jax.checkpoints.model_folder import Advance, Manifest, check_dtype, save_model, unwatched
+from ssd1b_jax.errors import HubError, ModelError, WeightsError
 
 
 def convert(
@@ -63,7 +63,7 @@ def _convert_file(path: Path, target: Path, tokenizers: Path | None, about: dict
         vocabularies.check(tokenizers, config)
         slots = single_file.slots(config)
         params = fill(slots, single_file.weights(tensors), config, about["dtype"], about["advance"])
-    except hub.HubError as error:
+    except HubError as error:
         raise WeightsError(f"{path} has no tokenizers, and {error}; or give --tokenizers FOLDER") from None
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from ssd1b_jax.checkpoints.model_folder import TOKENIZERS, tokenizer_files
-from ssd1b_jax.checkpoints.safetensors import WeightsError
 from ssd1b_jax.config import ModelConfig
-from ssd1b_jax.files import FileError, foreign, read_json
+from ssd1b_jax.errors import FileError, WeightsError
+from ssd1b_jax.files import foreign, read_json
 from ssd1b_jax.prompts.tokenizer import END, PromptTokenizer
 
 LIMIT = 16 << 20  # bytes of one file; CLIP's largest has 4 million

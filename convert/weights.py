@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from ssd1b_jax.checkpoints.model_folder import Advance, unwatched
-from ssd1b_jax.checkpoints.safetensors import WeightsError, release, summary
+from ssd1b_jax.checkpoints.safetensors import release, summary
 from ssd1b_jax.checkpoints.tensor_names import keys, rename, table
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.models import abstract
 
 Tensors = Iterable[tuple[str, np.ndarray]]

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ssd1b_jax.errors import ConfigError
+
 Depths = tuple[tuple[int, ...], ...]
 SPACINGS = ("leading", "trailing", "linspace")  # of inference timesteps over the trained ones
-
-
-class ConfigError(ValueError):
-    """A config that this project cannot run, or a file that is not such a config."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -6,6 +6,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from ssd1b_jax.errors import FileError, SaveError
+
 JSON_LIMIT = 64 << 20  # bytes; the largest honest ones are vocabularies, of a few megabytes
 
 # How a file begins that was meant to be another, and what to do about it.
@@ -15,14 +17,6 @@ _FOREIGN = {
     b"<html": "a web page: download the file itself, not the page about it",
     b"<?xml": "an XML document, probably a server's error message: download it again",
 }
-
-
-class FileError(ValueError):
-    """A file that is not what its place says; the message names it."""
-
-
-class SaveError(OSError):
-    """A file that could not be written; none was left or changed."""
 
 
 def foreign(head: bytes) -> str | None:

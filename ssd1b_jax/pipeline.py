@@ -21,16 +21,13 @@ from ssd1b_jax.engine.loop import Known, State
 from ssd1b_jax.engine.pictures import Pictures
 from ssd1b_jax.engine.prefetch import ahead, beside
 from ssd1b_jax.engine.stages import ORDER, Sides, Stages, part_dtypes
+from ssd1b_jax.errors import NonFiniteError, RequestError
 from ssd1b_jax.images import masks, previews
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
-from ssd1b_jax.request import Request, RequestError, check_names, repeat
+from ssd1b_jax.request import Request, check_names, repeat
 from ssd1b_jax.result import Result
 
 EVENTS_AHEAD = 64  # of the devices, while the caller keeps pictures: about as many results at most
-
-
-class NonFiniteError(ArithmeticError):
-    """A network gave NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ class Pipeline:
 
         The name is the file's own unless given. Nothing changes until a request has it in `loras`; then
         it is merged into the weights, and no program is compiled again. Raises WeightsError for a file
-        that does not fit the model, ValueError for a name that another file has.
+        that does not fit the model, RequestError for a name that another file has.
         """
         name = Path(path).stem if name is None else name
         self._adapters.add(name, path)
@@ -183,11 +180,8 @@ class Pipeline:
         are not finite the other pictures are made nevertheless, and the NonFiniteError comes last.
         """
         jobs = self._plan(requests)
-        try:
-            for job in jobs:
-                self._adapters.check(job.request.loras)
-        except ValueError as error:
-            raise RequestError(str(error)) from None
+        for job in jobs:
+            self._adapters.check(job.request.loras)
         failures: list[str] = []
         for event in ahead(self._events(jobs, on_progress is not None, failures), EVENTS_AHEAD):
             if not isinstance(event, Progress):
@@ -286,7 +280,7 @@ def _devices(devices: Sequence[jax.Device] | Devices | None, per_device: int) ->
     if not isinstance(devices, Devices):
         return Devices(devices, per_device)
     if per_device not in (1, devices.per_device):
-        raise ValueError(f"per_device is {devices.per_device} by the Devices given, got {per_device} too")
+        raise RequestError(f"per_device is {devices.per_device} by the Devices given, got {per_device} too")
     return devices
 
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from ssd1b_jax import images, records
 from ssd1b_jax.checkpoints import lora
-from ssd1b_jax.checkpoints.model_folder import ModelError, read_manifest
+from ssd1b_jax.checkpoints.model_folder import read_manifest
+from ssd1b_jax.errors import ModelError, RecordError
 from ssd1b_jax.pipeline import Pipeline, Progress
-from ssd1b_jax.records import SOURCES, ProvenanceError
+from ssd1b_jax.records import SOURCES
 from ssd1b_jax.request import Request
 from ssd1b_jax.result import Result
 
@@ -65,7 +66,7 @@ def read(
 
     The input is the one embedded, or else lies where its name says, seen from the file or from
     here; so do the LoRAs, and the model. What is given is taken instead. All must have the sha256
-    recorded; only a model that is given may be another, with a note. Raises ProvenanceError,
+    recorded; only a model that is given may be another, with a note. Raises RecordError,
     ImageError, ModelError or RequestError.
     """
     path = Path(path)
@@ -136,12 +137,12 @@ def _model(record: Mapping[str, Any], path: Path, given: str | Path | None):
     except ModelError as error:
         if given:
             raise
-        raise ProvenanceError(f"{path}: its model {asked!r} is not to be had, give it with --model: {error}") from error
+        raise RecordError(f"{path}: its model {asked!r} is not to be had, give it with --model: {error}") from error
     if manifest.sha256 == record["model"]["sha256"]:
         return name, manifest.config, ()
     words = f"{record['model']['sha256'][:10]}… made the picture, {name} is {manifest.sha256[:10]}…"
     if given is None:
-        raise ProvenanceError(f"{path}: its model has changed (sha256 {words}): give the one it was by --model")
+        raise RecordError(f"{path}: its model has changed (sha256 {words}): give the one it was by --model")
     return name, manifest.config, (f"another model (sha256 {words})",)
 
 
@@ -155,17 +156,17 @@ def _found(
     """The file that a record means, given or where its name says; `sha256` tells those that it goes by."""
     if given is not None:
         if said["sha256"] not in sha256(Path(given)):
-            raise ProvenanceError(f"{given} is not the {what} of {path}: its sha256 is not {said['sha256'][:10]}…")
+            raise RecordError(f"{given} is not the {what} of {path}: its sha256 is not {said['sha256'][:10]}…")
         return Path(given)
     option = f"--{what.split()[0].lower()}"
     if said["name"] is None:
-        raise ProvenanceError(f"{path}: its {what} was no file: save it as a PNG and give it with {option}")
+        raise RecordError(f"{path}: its {what} was no file: save it as a PNG and give it with {option}")
     places = [place for place in (path.parent / said["name"], Path(said["name"])) if place.exists()]
     for place in places:
         if said["sha256"] in sha256(place):
             return place
     fault = f"has changed ({places[0]})" if places else f"is neither beside it nor at {said['name']!r}"
-    raise ProvenanceError(f"{path}: its {what} {fault}: give it with {option}")
+    raise RecordError(f"{path}: its {what} {fault}: give it with {option}")
 
 
 def _picture_sha256(path: Path) -> tuple[str, ...]:
@@ -181,6 +182,6 @@ def _lora_sha256(path: Path) -> tuple[str, ...]:
 def _request(path: Path, said: Mapping[str, Any], sources: Mapping[str, Path | bytes]) -> Request:
     known = {field.name for field in dataclasses.fields(Request)}
     if unknown := sorted(said.keys() - known):
-        raise ProvenanceError(f"{path}: has settings that this version does not know: {', '.join(unknown)}")
+        raise RecordError(f"{path}: has settings that this version does not know: {', '.join(unknown)}")
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
     return Request(**{**settings, **sources})

@@ -12,6 +12,7 @@ import numpy as np
 from ssd1b_jax import images
 from ssd1b_jax.choices import NOISES, SHORT, nearest
 from ssd1b_jax.config import SPACINGS, ModelConfig
+from ssd1b_jax.errors import RequestError
 from ssd1b_jax.prompts import parse
 from ssd1b_jax.samplers import Table, build, canonical
 
@@ -22,10 +23,6 @@ MAX_SCALE = 10.0  # of a LoRA
 PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 _SIZES = ("original_size", "crops_coords_top_left", "target_size")
 _Class = TypeVar("_Class", bound=type)
-
-
-class RequestError(ValueError):
-    """A setting out of range: what was got, what is allowed."""
 
 
 # Of a number: its type, lowest and highest value, and both in words.
@@ -173,13 +170,10 @@ class Request:
         most = config.max_clip_skip
         if request.clip_skip > most:
             raise RequestError(f"clip_skip must be at most {most} with this model, got {request.clip_skip}")
-        try:
-            request = dataclasses.replace(request, scheduler=canonical(request.scheduler))
-            request.table(config)
-            for name in PROMPTS if request.prompt_weights else ():
-                parse(getattr(request, name) or "")
-        except ValueError as error:
-            raise RequestError(str(error)) from None
+        request = dataclasses.replace(request, scheduler=canonical(request.scheduler))
+        request.table(config)
+        for name in PROMPTS if request.prompt_weights else ():
+            parse(getattr(request, name) or "")
         return request
 
     def table(self, config: ModelConfig) -> Table:

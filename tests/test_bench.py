@@ -5,9 +5,10 @@ from importlib.util import find_spec
 import pytest
 
 from ssd1b_jax.bench import __main__ as bench
-from ssd1b_jax.bench.contenders import ContenderError, Measured, take_turns
+from ssd1b_jax.bench.contenders import Measured, take_turns
 from ssd1b_jax.bench.ours import covered
 from ssd1b_jax.bench.task import Task
+from ssd1b_jax.errors import ContenderError
 
 
 def test_the_table():

@@ -17,8 +17,9 @@ import pytest
 
 from ssd1b_jax.checkpoints import folders, model_folder, orbax
 from ssd1b_jax.checkpoints.folders import whole_folder
-from ssd1b_jax.checkpoints.model_folder import ModelError, abstract_params, load_model, save_model, verify
+from ssd1b_jax.checkpoints.model_folder import abstract_params, load_model, save_model, verify
 from ssd1b_jax.config import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
+from ssd1b_jax.errors import ModelError
 
 ENCODER = dict(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=11, num_attention_heads=1)
 TINY = ModelConfig(

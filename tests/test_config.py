@@ -7,7 +7,8 @@ import pytest
 
 from ssd1b_jax import config as presets
 from ssd1b_jax.checkpoints.diffusers_config import read_config
-from ssd1b_jax.config import ConfigError, ModelConfig, ScheduleConfig
+from ssd1b_jax.config import ModelConfig, ScheduleConfig
+from ssd1b_jax.errors import ConfigError
 
 SSD_1B = {
     "model_index.json": {

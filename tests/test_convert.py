@@ -18,7 +18,8 @@ from convert.diffusers_folder import STEMS, read_part
 from convert.weights import to_flax
 from ssd1b_jax.checkpoints.diffusers_config import read_config
 from ssd1b_jax.checkpoints.model_folder import abstract_params, load_model
-from ssd1b_jax.checkpoints.safetensors import WeightsError, read_safetensors
+from ssd1b_jax.checkpoints.safetensors import read_safetensors
+from ssd1b_jax.errors import WeightsError
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 import tiny
 
 from ssd1b_jax import NonFiniteError, Request, RequestError, cli, images, pipeline, records
-from ssd1b_jax.grid import MAX_VALUES, Grid, GridError, letters, parse_axis
+from ssd1b_jax.errors import GridError
+from ssd1b_jax.grid import MAX_VALUES, Grid, letters, parse_axis
 from ssd1b_jax.grid.figure import PALE, Edge, Figure
 
 CONFIG = tiny.tiny_config()

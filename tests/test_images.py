@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from ssd1b_jax import files, images
-from ssd1b_jax.files import SaveError
-from ssd1b_jax.images import ImageError, codec
+from ssd1b_jax.errors import ImageError, SaveError
+from ssd1b_jax.images import codec
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 CORNERS = np.array([[RED, GREEN, BLUE], [WHITE, BLACK, RED]], np.uint8)  # no symmetry

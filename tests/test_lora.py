@@ -18,9 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ssd1b_jax import config as presets
 from ssd1b_jax import kernels, models
 from ssd1b_jax.checkpoints.lora import Alphas, read, spellings
-from ssd1b_jax.checkpoints.safetensors import WeightsError
 from ssd1b_jax.checkpoints.tensor_names import leaves, table
 from ssd1b_jax.engine.adapters import Adapters
+from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.models import params as models_params
 from ssd1b_jax.notebook import compilations
 

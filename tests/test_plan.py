@@ -13,11 +13,12 @@ from flax import nnx
 
 from ssd1b_jax import Pipeline, cli, config, plan
 from ssd1b_jax.engine.devices import Devices
+from ssd1b_jax.errors import PlanError
 from ssd1b_jax.models import abstract, layers
 from ssd1b_jax.models.unet import UNet
 from ssd1b_jax.plan import blocks, compiler
 from ssd1b_jax.plan import plan as steps
-from ssd1b_jax.plan.compiler import Chip, Cost, PlanError
+from ssd1b_jax.plan.compiler import Chip, Cost
 
 DTYPE = dict(dtype=jnp.float32, rngs=nnx.Rngs(0))
 HAS_LIBTPU = find_spec("libtpu") is not None

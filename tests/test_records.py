@@ -20,7 +20,8 @@ import tiny
 from PIL import Image
 
 from ssd1b_jax import Request, SaveError, cli, images, records, replay
-from ssd1b_jax.records import LABELS, ProvenanceError, saving
+from ssd1b_jax.errors import ImageError, RecordError
+from ssd1b_jax.records import LABELS, saving
 from ssd1b_jax.records.record import _EXPECTED
 from ssd1b_jax.samplers import SAMPLERS, canonical
 
@@ -178,7 +179,7 @@ def test_no_metadata_means_none(result, here, suffix):
         images.read_text(path) == images.read_attached(path) == {}
         and not Image.open(io.BytesIO(path.read_bytes())).getexif()
     )
-    with pytest.raises(ProvenanceError, match="does not say how it was made"):
+    with pytest.raises(RecordError, match="does not say how it was made"):
         records.read(path)
     result.save(path, metadata=False, sidecar=True)
     assert path.read_bytes() == images.encode(result.pixels, f".{suffix}")
@@ -192,10 +193,10 @@ def test_the_input_is_embedded_as_it_was_prepared(result):
     prepared = images.resize(images.load("in.png").pixels, tiny.SIZE, tiny.SIZE, "crop")
     np.testing.assert_array_equal(images.load(data).pixels, prepared)
     images.save(prepared, "in.png")
-    with pytest.raises(images.ImageError, match="the image has changed since the picture was made"):
+    with pytest.raises(ImageError, match="the image has changed since the picture was made"):
         result.save("b.png", embed_input=True)
     for path, how in {"b.jpg": {}, "b.png": dict(metadata=False)}.items():
-        with pytest.raises(images.ImageError, match="the input (can be|is) embedded"):
+        with pytest.raises(ImageError, match="the input (can be|is) embedded"):
             result.save(path, embed_input=True, **how)
     assert sorted(os.listdir()) == ["a.png", "in.png"]
 
@@ -214,7 +215,7 @@ def test_records_that_cannot_be_read(here, said, sentence):
     images.save(np.zeros((8, 8, 3), np.uint8), "a.png", {"ssd1b": said})
     (here / "b.json").write_text(said)
     for name in ("a.png", "b.json"):
-        with pytest.raises(ProvenanceError, match=f"{name}: {sentence}"):
+        with pytest.raises(RecordError, match=f"{name}: {sentence}"):
             records.read(name)
 
 
@@ -229,7 +230,7 @@ def test_every_part_of_a_record_is_checked(result, here):
         result.save("a.png", sidecar=True)
         records.read("a.json")
         rewrite(here / "a.json", **changes)
-        with pytest.raises(ProvenanceError, match="damaged or foreign"):
+        with pytest.raises(RecordError, match="damaged or foreign"):
             records.read("a.json")
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd1b_jax.config import ConfigError, ScheduleConfig
+from ssd1b_jax.config import ScheduleConfig
 from ssd1b_jax.engine.loop import MAX_CALLS, begin, sample, stack
+from ssd1b_jax.errors import ConfigError
 from ssd1b_jax.samplers import INPUTS, LATENTS, NOISE, OUTPUT, REGISTERS, SAMPLERS, build, canonical
 from ssd1b_jax.samplers.multistep import integrate
 from ssd1b_jax.samplers.schedule import trained_sigmas

@@ -18,8 +18,9 @@ from convert.to_model import convert
 from convert.weights import fill
 from ssd1b_jax import config as presets
 from ssd1b_jax.checkpoints.model_folder import load_model
-from ssd1b_jax.checkpoints.safetensors import WeightsError, release
+from ssd1b_jax.checkpoints.safetensors import release
 from ssd1b_jax.checkpoints.tensor_names import table
+from ssd1b_jax.errors import WeightsError
 
 CONFIG = checkpoints.small_config()
 

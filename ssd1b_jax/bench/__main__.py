@@ -12,8 +12,9 @@ from importlib.util import find_spec
 import numpy as np
 
 from ssd1b_jax.arguments import Parser
-from ssd1b_jax.bench.contenders import ContenderError, Measured, take_turns
+from ssd1b_jax.bench.contenders import Measured, take_turns
 from ssd1b_jax.bench.task import MODELS, Task
+from ssd1b_jax.errors import ContenderError
 
 PARTS = {
     "unet": "one call on the guidance pair, as each step makes it",

@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from ssd1b_jax.bench.task import Task
+from ssd1b_jax.errors import ContenderError
 
 TIMEOUT = 3600  # seconds that one run may take, setting up included
-
-
-class ContenderError(RuntimeError):
-    """A contender that could not do its part."""
 
 
 @dataclass

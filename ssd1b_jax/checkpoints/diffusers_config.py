@@ -5,17 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssd1b_jax.config import (
-    CLIPTextConfig,
-    ConfigError,
-    Defaults,
-    ModelConfig,
-    ScheduleConfig,
-    UNetConfig,
-    VAEConfig,
-    require,
-)
-from ssd1b_jax.files import FileError, read_json
+from ssd1b_jax.config import CLIPTextConfig, Defaults, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig, require
+from ssd1b_jax.errors import ConfigError, FileError
+from ssd1b_jax.files import read_json
 
 # What a number may be at most, so that a damaged config can't ask for more than any machine has.
 _LIMITS = {

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from ssd1b_jax.checkpoints.safetensors import WeightsError, read_with_metadata, summary
+from ssd1b_jax.checkpoints.safetensors import read_with_metadata, summary
 from ssd1b_jax.checkpoints.sgm import PREFIXES, sgm_names
 from ssd1b_jax.checkpoints.tensor_names import table
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.files import read_json
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")

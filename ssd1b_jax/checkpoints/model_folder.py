@@ -25,7 +25,8 @@ from ssd1b_jax.checkpoints.folders import check_free, whole_folder
 from ssd1b_jax.checkpoints.safetensors import release
 from ssd1b_jax.checkpoints.tensor_names import leaves
 from ssd1b_jax.choices import DTYPES
-from ssd1b_jax.config import ConfigError, ModelConfig
+from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.errors import ConfigError, ModelError
 from ssd1b_jax.models import PARTS, abstract, lay_out
 
 FORMAT = 1
@@ -38,10 +39,6 @@ Advance = Callable[[str, int], None]  # told of work on weights: what, and how m
 
 def unwatched(stage: str, count: int) -> None:
     """An Advance for work that no one watches."""
-
-
-class ModelError(ValueError):
-    """A model folder that is missing, damaged or foreign, or a place where none can be written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +81,7 @@ class Model:
         if self.platform == platform:
             return self.params
         if self.platform is not None:
-            raise ValueError(f"the weights are laid out for {self.platform}, not {platform}: load them again")
+            raise ModelError(f"the weights are laid out for {self.platform}, not {platform}: load them again")
         return {part: lay_out(part, self.config, tree, platform) for part, tree in self.params.items()}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.files import foreign
 
 DTYPES = {
@@ -30,10 +31,6 @@ DTYPES = {
 # Of a header, so that a hostile one is refused at once; SDXL base has 2,513 tensors in 0.4 MB.
 HEADER_LIMIT, MOST_TENSORS = 8 << 20, 50_000
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
-
-
-class WeightsError(ValueError):
-    """Weights that do not fit the config, or can't be read; the message counts and names them."""
 
 
 def read_safetensors(path: Path) -> list[tuple[str, np.ndarray]]:

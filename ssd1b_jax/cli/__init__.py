@@ -8,9 +8,10 @@ import gc
 import os
 import sys
 
-from ssd1b_jax import __version__, files
+from ssd1b_jax import __version__
 from ssd1b_jax.arguments import Parser
 from ssd1b_jax.cli import grid, img2img, info, plan, replay, samplers
+from ssd1b_jax.errors import SaveError
 
 FAILED, BAD_INPUT, DISK, DEVICE, INTERRUPTED = 1, 2, 3, 70, 130
 HUNG_UP = 141  # what a shell reports of a program whose reader has gone
@@ -39,7 +40,7 @@ def _run(argv: list[str] | None) -> int:
         return arguments.command(arguments) or 0
     except BrokenPipeError:
         raise
-    except files.SaveError as error:
+    except SaveError as error:
         return _fail(error, DISK)
     except (RuntimeError, MemoryError) as error:
         return _fail(f"the device failed: {_first_line(error)}", DEVICE)

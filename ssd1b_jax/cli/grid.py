@@ -34,8 +34,8 @@ def _run(arguments: argparse.Namespace) -> None:
     # All that can be wrong is found before the weights are read.
     from ssd1b_jax import grid, images
     from ssd1b_jax.checkpoints.model_folder import read_manifest
+    from ssd1b_jax.errors import NonFiniteError
     from ssd1b_jax.grid.figure import PALE
-    from ssd1b_jax.pipeline import NonFiniteError
     from ssd1b_jax.records import SOURCES
 
     folder = arguments.output.with_suffix("")

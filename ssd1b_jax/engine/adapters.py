@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from ssd1b_jax.checkpoints.lora import LoRA, read
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.errors import RequestError
 from ssd1b_jax.kernels import Winograd
 from ssd1b_jax.models import algorithms
 
@@ -49,25 +50,25 @@ class Adapters:
         return tuple(self._loras)
 
     def sha256(self, name: str) -> str:
-        """Of the file that the LoRA was read from. ValueError for an unknown name."""
+        """Of the file that the LoRA was read from. RequestError for an unknown name."""
         if name not in self._loras:
             loaded = ", ".join(self._loras) or "none"
-            raise ValueError(f"no LoRA named {name!r} is loaded: load it first (loaded: {loaded})")
+            raise RequestError(f"no LoRA named {name!r} is loaded: load it first (loaded: {loaded})")
         return self._loras[name].sha256
 
     def add(self, name: str, path: str | Path) -> None:
-        """Load a LoRA under a name. WeightsError for a file that does not fit, ValueError for a name that is taken."""
+        """Load a LoRA under a name. WeightsError for a file that does not fit, RequestError for a name in use."""
         lora = read(path, self._config)
         if name not in self._loras:
             self._loras[name] = place(lora, self._params)
         elif self._loras[name].sha256 != lora.sha256:
-            raise ValueError(f"a LoRA named {name!r} is loaded already, from another file: choose another name")
+            raise RequestError(f"a LoRA named {name!r} is loaded already, from another file: choose another name")
 
     def check(self, scales: Mapping[str, Any]) -> dict[str, float]:
         """The scales as floats, without those that are 0, in the order that they are merged in.
 
         Equal ones have equal parameters. The order is that of the files' sha256, so that neither names
-        nor the order of loading change a bit. ValueError for an unknown name.
+        nor the order of loading change a bit. RequestError for an unknown name.
         """
         order = {name: self.sha256(name) for name in scales}
         checked = {name: float(scale) for name, scale in scales.items() if scale}

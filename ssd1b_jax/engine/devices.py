@@ -14,6 +14,8 @@ import numpy as np
 import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ssd1b_jax.errors import RequestError
+
 AXIS = "data"
 MOST_PER_DEVICE = 256  # pictures at a time
 JAX_KEEPS_FROM = 1.0  # seconds that a program took to compile, by default
@@ -66,9 +68,9 @@ class Devices:
 
 
 def check_per_device(pictures: int) -> None:
-    """Raise ValueError for a per-device batch that no device takes, before it takes all memory."""
+    """Raise RequestError for a per-device batch that no device takes, before it takes all memory."""
     if not 1 <= pictures <= MOST_PER_DEVICE:
-        raise ValueError(f"per_device must be a whole number from 1 to {MOST_PER_DEVICE}, got {pictures}")
+        raise RequestError(f"per_device must be a whole number from 1 to {MOST_PER_DEVICE}, got {pictures}")
 
 
 @functools.cache

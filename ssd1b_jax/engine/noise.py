@@ -24,6 +24,7 @@ from jaxtyping import Array, Float32, Float64, Int, UInt32, UInt64
 
 from ssd1b_jax.choices import NOISES
 from ssd1b_jax.engine import devices
+from ssd1b_jax.errors import RequestError
 
 Shape = tuple[int, int, int]
 Noise = Float32[Array | np.ndarray, "height width channels"]
@@ -48,17 +49,17 @@ class Source:
 
 
 def source(kind: str, seed: SupportsIndex) -> Source:
-    """The noise of one picture. Raises ValueError for an unknown kind or a seed out of range."""
+    """The noise of one picture. Raises RequestError for an unknown kind or a seed out of range."""
     if kind not in NOISES:
-        raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {kind!r}")
+        raise RequestError(f"noise must be one of {', '.join(NOISES)}, got {kind!r}")
     return {"jax": JaxNoise, "torch": TorchNoise, "nv": NvNoise}[kind](seed)
 
 
 def check_seed(seed: SupportsIndex) -> int:
-    """The seed as a plain int. Raises ValueError outside [0, 2**64), TypeError for no integer."""
+    """The seed as a plain int. Raises RequestError outside [0, 2**64), TypeError for no integer."""
     seed = operator.index(seed)
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+        raise RequestError(f"seed must be in [0, 2**64), got {seed}")
     return seed
 
 

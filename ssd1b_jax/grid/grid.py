@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 from ssd1b_jax import images
 from ssd1b_jax.choices import SHORT, nearest
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.errors import GridError
 from ssd1b_jax.grid.figure import Edge, Figure, thumbnail
 from ssd1b_jax.records import SOURCES
 from ssd1b_jax.request import Request, draw_seed
@@ -21,10 +22,6 @@ ALWAYS = ("strength", "num_inference_steps", "guidance_scale", "seed", "schedule
 LORA = "lora:"  # and a name: the scale of one LoRA
 _FIELDS = {field.name: field for field in dataclasses.fields(Request)}
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-
-
-class GridError(ValueError):
-    """An axis that can't be understood."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ from ssd1b_jax.images.codec import (
     MAX_UPSCALE,
     RESIZE_MODES,
     Chunks,
-    ImageError,
     Loaded,
     Pixels,
     Resized,
@@ -28,7 +27,6 @@ from ssd1b_jax.images.codec import (
 __all__ = [
     "Chunks",
     "FORMATS",
-    "ImageError",
     "Loaded",
     "MAX_PIXELS",
     "MAX_UPSCALE",

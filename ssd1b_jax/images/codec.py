@@ -28,6 +28,7 @@ from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from ssd1b_jax import files
+from ssd1b_jax.errors import ImageError
 from ssd1b_jax.images import metadata
 
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -43,10 +44,6 @@ MAX_UPSCALE = 8
 RESIZE_MODES = ("crop", "pad", "stretch")
 _JPEG = ("JPEG", 65_500, {"quality": 95, "subsampling": 0})  # format, longest side in pixels, how it is written
 _ENCODERS = {".png": ("PNG", 2**31 - 1, {}), ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": ("WEBP", 16_383, {"quality": 95})}
-
-
-class ImageError(ValueError):
-    """A picture that cannot be used, or a way to use one that does not exist."""
 
 
 class Loaded(NamedTuple):

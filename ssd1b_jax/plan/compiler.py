@@ -16,11 +16,9 @@ import jax
 import platformdirs
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
+from ssd1b_jax.errors import PlanError
+
 Say = Callable[[str], None]
-
-
-class PlanError(ValueError):
-    """A model, a device or a size that can't be planned for."""
 
 
 @dataclass(frozen=True)

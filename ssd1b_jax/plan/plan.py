@@ -16,22 +16,15 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import SingleDeviceSharding
 
 from ssd1b_jax import config as presets
-from ssd1b_jax.checkpoints.model_folder import (
-    EMBEDDED,
-    Manifest,
-    Model,
-    ModelError,
-    abstract_params,
-    check_dtype,
-    read_manifest,
-)
+from ssd1b_jax.checkpoints.model_folder import EMBEDDED, Manifest, Model, abstract_params, check_dtype, read_manifest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.engine.stages import part_dtypes
+from ssd1b_jax.errors import ModelError, PlanError
 from ssd1b_jax.pipeline import Pipeline
 from ssd1b_jax.plan import compiler
 from ssd1b_jax.plan.blocks import Block, blocks
-from ssd1b_jax.plan.compiler import CHIPS, Chip, Cost, PlanError, Say
+from ssd1b_jax.plan.compiler import CHIPS, Chip, Cost, Say
 
 PRESETS = ("ssd_1b", "vega", "sdxl_base", "emoji")
 TITLES = {

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from ssd1b_jax.errors import RequestError
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 
 ROUND, SQUARE = 1.1, 1 / 1.1  # what (brackets) and [brackets] multiply weights by
@@ -65,7 +66,7 @@ def parse(prompt: str) -> list[list[Piece]]:
     any other vanishes. What is not closed is closed at the end. What closes nothing, and a weight that
     is no number, is text. `BREAK` starts a section, in brackets too (where the web UI reads it as text).
 
-    Raises ValueError for weights beyond `MAX_WEIGHT` and for brackets nested beyond `MAX_NESTING`.
+    Raises RequestError for weights beyond `MAX_WEIGHT` and for brackets nested beyond `MAX_NESTING`.
     """
     spans: list[range] = []  # of the prompt, and what each weighs
     weights: list[float] = []
@@ -76,7 +77,7 @@ def parse(prompt: str) -> list[list[Piece]]:
         if bracket in opened:
             opened[bracket].append(len(spans))
             if sum(map(len, opened.values())) > MAX_NESTING:
-                raise ValueError(
+                raise RequestError(
                     f"a prompt's brackets may nest {MAX_NESTING} deep, got one more at character {match.start()}: "
                     rf"write \{bracket} for a bracket that is text"
                 )
@@ -120,7 +121,7 @@ def _merge(prompt: str, spans: list[range], weights: list[float]) -> list[Piece]
         places = [place for _, span in run for place in span]
         pieces.append(Piece("".join(prompt[place] for place in places), weight, places))
         if not abs(weight) <= MAX_WEIGHT:
-            raise ValueError(
+            raise RequestError(
                 f"a prompt's weights must be from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}, "
                 f"got {weight:g} for {pieces[-1].text[:60]!r}"
             )
@@ -131,7 +132,7 @@ def encode(tokenizer: PromptTokenizer, prompt: str, *, weighted: bool = True, ma
     """A prompt in as many chunks as it takes, at least one and at most `max_chunks`; the rest is dropped.
 
     Every piece is tokenized by itself, so a prompt that is not `weighted`, or has nothing that `parse`
-    would read, gives the ids of the whole. Raises ValueError as `parse` and `PromptTokenizer.encode` do.
+    would read, gives the ids of the whole. Raises RequestError as `parse` and `PromptTokenizer.encode` do.
     """
     rows: list[list[_Token]] = []
     for section in parse(prompt) if weighted else [[Piece(prompt, 1.0, range(len(prompt)))]]:

@@ -15,6 +15,8 @@ from jaxtyping import Int32
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
+from ssd1b_jax.errors import ModelError, RequestError
+
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -60,7 +62,7 @@ class PromptTokenizer:
     def __init__(self, bpe: Tokenizer, *, length: int, pad_token: str):
         begin, end, pad = (bpe.model.token_to_id(token) for token in (BEGIN, END, pad_token))
         if None in (begin, end, pad):
-            raise ValueError(f"the vocabulary must hold {BEGIN}, {END} and the padding {pad_token!r}")
+            raise ModelError(f"the vocabulary must hold {BEGIN}, {END} and the padding {pad_token!r}")
         self.length = length
         self.begin, self.end, self.pad = begin, end, pad
         self._bpe = bpe
@@ -91,12 +93,12 @@ class PromptTokenizer:
     def encode(self, text: str) -> Encoded:
         """The ids of a text of any length, without those that begin, end and pad it.
 
-        Raises ValueError for half a surrogate pair, which stands for no character.
+        Raises RequestError for half a surrogate pair, which stands for no character.
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(
+            raise RequestError(
                 f"a prompt must be Unicode text, got half a character, {text[error.start]!r}: decode its bytes as UTF-8"
             ) from None
         encoded = self._bpe.encode(text, add_special_tokens=False)

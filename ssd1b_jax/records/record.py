@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from ssd1b_jax import images
+from ssd1b_jax.errors import RecordError
 
 FORMAT = 1
 MAX_PER_DEVICE = 1024  # of a record: a replay makes room for as many
@@ -64,10 +65,6 @@ _EXPECTED = {
     "versions": dict, "device": dict, "loras": dict,
 }  # fmt: skip
 _NAMES = ("model.name", "request.image.name", "request.mask.name")  # of files, which their sha256 stand for
-
-
-class ProvenanceError(ValueError):
-    """A file that does not say how it was made, or what it says that cannot be followed."""
 
 
 def maker(model: Record, device: Record, dtypes: Mapping[str, Any], per_device: int) -> Record:
@@ -149,7 +146,7 @@ def embedded(path: str | Path) -> dict[str, bytes]:
 def read(path: str | Path) -> Record:
     """The record in a picture, or in the sidecar that is given or lies beside it.
 
-    Raises ImageError for a picture that can't be read, ProvenanceError for one that says nothing.
+    Raises ImageError for a picture that can't be read, RecordError for one that says nothing.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
@@ -158,21 +155,21 @@ def read(path: str | Path) -> Record:
             return _parsed(said, path)
         path, picture = sidecar_path(path), path
         if not path.is_file():
-            raise ProvenanceError(
+            raise RecordError(
                 f"{picture}: does not say how it was made: it is not a picture of this program, was saved without "
                 "metadata, or has lost it on its way"
             )
     try:
         return _parsed(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ProvenanceError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise RecordError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _parsed(said: str, path: Path) -> Record:
     try:
         record = json.loads(said)
         if record["format"] != FORMAT:
-            raise ProvenanceError(f"{path}: its record has format {record['format']!r}, this version reads {FORMAT}")
+            raise RecordError(f"{path}: its record has format {record['format']!r}, this version reads {FORMAT}")
         for keys, kind in _EXPECTED.items():
             value = functools.reduce(operator.getitem, keys.split(), record)
             if not isinstance(value, kind):
@@ -181,18 +178,18 @@ def _parsed(said: str, path: Path) -> Record:
             if not isinstance(file["sha256"], str) or not isinstance(file["name"], str | None):
                 raise TypeError(f"{file!r} is no file")
         if not 1 <= (upscale := record["written"]["upscale"]) <= images.MAX_UPSCALE:
-            raise ProvenanceError(
+            raise RecordError(
                 f"{path}: its record says that it was enlarged {upscale} times, not 1 to {images.MAX_UPSCALE}"
             )
         if not 1 <= (count := record["per_device"]) <= MAX_PER_DEVICE:
-            raise ProvenanceError(
+            raise RecordError(
                 f"{path}: its record says that {count} pictures were made at a time on each device, not 1 to "
                 f"{MAX_PER_DEVICE}: it can't be made again"
             )
-    except ProvenanceError:
+    except RecordError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise ProvenanceError(f"{path}: its record of how it was made is damaged or foreign") from error
+        raise RecordError(f"{path}: its record of how it was made is damaged or foreign") from error
     return record
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssd1b_jax import files, images, records
+from ssd1b_jax.errors import ImageError, RecordError, SaveError
 from ssd1b_jax.images import masks
 from ssd1b_jax.images.metadata import PARAMETERS, fitting
-from ssd1b_jax.records.record import KEY, SOURCES, ProvenanceError, Record, sidecar_path
+from ssd1b_jax.records.record import KEY, SOURCES, Record, sidecar_path
 from ssd1b_jax.request import Request
 
 
@@ -67,11 +68,11 @@ def check(
     """Raise what `save` would raise for this name, size, folder and choice, before there is a picture to lose."""
     images.check_writable(path, width, height)
     if embed_input and not metadata:
-        raise images.ImageError("the input is embedded along with the metadata: leave out one of the two wishes")
+        raise ImageError("the input is embedded along with the metadata: leave out one of the two wishes")
     if embed_input and Path(path).suffix.lower() != ".png":
-        raise images.ImageError(f"the input can be embedded in a PNG only, got {Path(path).name!r}")
+        raise ImageError(f"the input can be embedded in a PNG only, got {Path(path).name!r}")
     if sidecar and _is_anothers(beside := sidecar_path(path)):
-        raise files.SaveError(
+        raise SaveError(
             f"{beside}: cannot be saved: a file is there that is no record of a picture: move it away, or choose "
             "another name for the picture"
         )
@@ -83,7 +84,7 @@ def _is_anothers(sidecar: Path) -> bool:
         return False
     try:
         records.read(sidecar)
-    except ProvenanceError:
+    except RecordError:
         return True
     return False
 
@@ -96,7 +97,7 @@ def _prepared(record: Mapping[str, Any], request: Request) -> dict[str, bytes]:
             continue
         loaded = images.load(getattr(request, name))
         if loaded.sha256 != record["request"][name]["sha256"]:
-            raise images.ImageError(f"the {name} has changed since the picture was made, it cannot be embedded")
+            raise ImageError(f"the {name} has changed since the picture was made, it cannot be embedded")
         laid = masks.lay_over(loaded.pixels, image["height"], image["width"])
         fitted = images.resize(laid, request.width, request.height, request.resize_mode)
         chunks[chunk] = images.encode(fitted, ".png")

@@ -68,7 +68,7 @@ def build(
     exact_steps: bool = False,
     timestep_spacing: str | None = None,
 ) -> Table:
-    """The table of one picture. ValueError for an unknown sampler or spacing, or numbers that run no step.
+    """The table of one picture. RequestError for an unknown sampler or spacing, or numbers that run no step.
 
     What `strength` and `exact_steps` do is told in `schedule.noise_levels`. `timestep_spacing` is by
     default the model's. The table is that of diffusers' scheduler class at its defaults

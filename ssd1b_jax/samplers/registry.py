@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ssd1b_jax.errors import RequestError
 from ssd1b_jax.samplers.multistep import deis, dpmpp_2m, dpmpp_2s, lms, pndm, unipc
 from ssd1b_jax.samplers.onestep import ddpm, dpm2, euler, euler_a, heun, lcm
 from ssd1b_jax.samplers.schedule import Grid
@@ -127,7 +128,7 @@ _KEYS = {_plain(name): key for key, sampler in SAMPLERS.items() for name in (key
 def canonical(name: str) -> str:
     """The key in SAMPLERS of a sampler, by the name that Segmind, A1111, ComfyUI or diffusers has for it.
 
-    Spelling is free: "DPM++ 2M Karras", "dpmpp-2m-karras". ValueError for a name that none of them is near.
+    Spelling is free: "DPM++ 2M Karras", "dpmpp-2m-karras". RequestError for a name that none of them is near.
     """
     plain = _plain(name)
     if plain in _KEYS:
@@ -135,4 +136,4 @@ def canonical(name: str) -> str:
     near = [plain.removesuffix("karras"), *difflib.get_close_matches(plain, _KEYS)]
     keys = dict.fromkeys(_KEYS[match] for match in near if match in _KEYS)
     hint = f": did you mean {' or '.join(keys)}?" if keys else ""
-    raise ValueError(f"scheduler must be one of {', '.join(SAMPLERS)}, got {name!r}{hint}")
+    raise RequestError(f"scheduler must be one of {', '.join(SAMPLERS)}, got {name!r}{hint}")

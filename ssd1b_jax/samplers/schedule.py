@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssd1b_jax.config import ScheduleConfig
+from ssd1b_jax.errors import RequestError
 
 KARRAS_RHO = 7.0
 LCM_STEPS = 50  # that latent consistency models are distilled from (Luo et al., 2310.04378)
@@ -110,11 +111,11 @@ def spaced_timesteps(config: ScheduleConfig, num_inference_steps: int, grid: Gri
 
 
 def steps_to_run(num_inference_steps: int, strength: float) -> int:
-    """How many of the last steps a strength runs, as diffusers counts. ValueError where that is none."""
+    """How many of the last steps a strength runs, as diffusers counts. RequestError where that is none."""
     steps = min(int(num_inference_steps * strength), num_inference_steps)
     if steps == 0:
         least = math.ceil(1e4 / num_inference_steps) / 1e4
-        raise ValueError(
+        raise RequestError(
             f"strength must be at least {least} to run one of {num_inference_steps} steps, got {strength}; "
             "with exact_steps every strength runs them all"
         )
@@ -124,7 +125,7 @@ def steps_to_run(num_inference_steps: int, strength: float) -> int:
 def noise_levels(
     config: ScheduleConfig, grid: Grid, num_inference_steps: int, strength: float, exact_steps: bool = False
 ) -> Steps:
-    """Timesteps and noise levels between which the steps go. ValueError for numbers that run no step.
+    """Timesteps and noise levels between which the steps go. RequestError for numbers that run no step.
 
     By default a strength runs the last int(num_inference_steps * strength) steps of the full run,
     as diffusers does: 30 steps know only 30 strengths, and 4 steps at 0.6 are 2.
@@ -138,9 +139,9 @@ def noise_levels(
     total = config.num_train_timesteps
     most = LCM_STEPS if grid.spacing == "consistency" else total
     if not 1 <= num_inference_steps <= most:
-        raise ValueError(f"num_inference_steps must be in 1..{most}, got {num_inference_steps}")
+        raise RequestError(f"num_inference_steps must be in 1..{most}, got {num_inference_steps}")
     if not 0 < strength <= 1:
-        raise ValueError(f"strength must be in (0, 1], got {strength}")
+        raise RequestError(f"strength must be in (0, 1], got {strength}")
     stretch = strength if exact_steps else 1.0
     first = 0 if exact_steps else num_inference_steps - steps_to_run(num_inference_steps, strength)
 
