@@ -16,7 +16,8 @@ from ssd1b_jax.checkpoints.model_folder import TOKENIZERS, Model, abstract_param
 from ssd1b_jax.config import VAEConfig
 from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.batches import Batch, Batcher, Job, Phase
-from ssd1b_jax.engine.devices import Devices, enable_compilation_cache
+from ssd1b_jax.engine.compile_cache import enable_compilation_cache
+from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.engine.loop import Known, State
 from ssd1b_jax.engine.pictures import Pictures
 from ssd1b_jax.engine.prefetch import ahead, beside

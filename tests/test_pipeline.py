@@ -14,7 +14,8 @@ import test_lora
 import tiny
 
 from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError
-from ssd1b_jax.engine.devices import Devices, enable_compilation_cache
+from ssd1b_jax.engine.compile_cache import enable_compilation_cache
+from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.notebook import compilations
 
 CACHE_SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")

@@ -7,18 +7,15 @@ placed once, by sharding: pmap would send them again on every call otherwise.
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
-import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssd1b_jax.errors import RequestError
 
 AXIS = "data"
 MOST_PER_DEVICE = 256  # pictures at a time
-JAX_KEEPS_FROM = 1.0  # seconds that a program took to compile, by default
 
 
 class Devices:
@@ -80,18 +77,3 @@ def host() -> jax.Device | None:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None
-
-
-def enable_compilation_cache() -> Path:
-    """Keep compiled programs in the user's cache folder, unless JAX was told of another already.
-
-    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false turns it off.
-    Small programs are kept too, which JAX by itself compiles anew in every process, unless it was
-    told from how many seconds on.
-    """
-    if jax.config.jax_compilation_cache_dir is None:
-        folder = Path(platformdirs.user_cache_dir("ssd1b_jax")) / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    if jax.config.jax_persistent_cache_min_compile_time_secs == JAX_KEEPS_FROM:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-    return Path(jax.config.jax_compilation_cache_dir)

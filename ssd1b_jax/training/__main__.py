@@ -16,7 +16,7 @@ import jax
 from ssd1b_jax import Pipeline, config, images
 from ssd1b_jax.arguments import Parser
 from ssd1b_jax.checkpoints import model_folder
-from ssd1b_jax.engine.devices import enable_compilation_cache
+from ssd1b_jax.engine.compile_cache import enable_compilation_cache
 from ssd1b_jax.training import autoencoder, data, denoiser, doodles, evaluate, vocabulary
 from ssd1b_jax.training.loop import Recipe, averaged
 from ssd1b_jax.training.things import THINGS
