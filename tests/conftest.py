@@ -11,7 +11,7 @@ import pytest
 if find_spec("torch") is None:
     collect_ignore = [
         "test_convert_reference.py", "test_models.py", "test_parity.py", "test_schedule_parity.py",
-        "test_solvers_parity.py",
+        "test_samplers_parity.py",
     ]  # fmt: skip
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -34,7 +34,7 @@ def forget_programs():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    import tiny
+    from helpers import tiny
 
     return tiny.save(tmp_path_factory.mktemp("model") / "tiny")
 
@@ -52,6 +52,15 @@ def tiny_pipe(tiny_model):
     from ssd1b_jax import Pipeline
 
     return Pipeline(tiny_model, devices=jax.devices()[:1])
+
+
+@pytest.fixture
+def compiled():
+    """Counts the programs that XLA compiles while a test runs."""
+    from ssd1b_jax.notebook import compilations
+
+    with compilations() as counted:
+        yield counted
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from checkpoints import join  # noqa: E402
+from helpers.checkpoints import join  # noqa: E402
 
 from ssd1b_jax import config  # noqa: E402
 from ssd1b_jax.checkpoints import diffusers_config, model_folder, orbax  # noqa: E402

@@ -14,35 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny import random_params, smallest_config
 
 from ssd1b_jax.checkpoints import folders, model_folder, orbax
 from ssd1b_jax.checkpoints.folders import whole_folder
 from ssd1b_jax.checkpoints.model_folder import abstract_params, load_model, save_model, verify
-from ssd1b_jax.config import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
 from ssd1b_jax.errors import ModelError
 
-ENCODER = dict(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=11, num_attention_heads=1)
-TINY = ModelConfig(
-    unet=UNetConfig(
-        block_out_channels=(8,),
-        down_depths=((1,),),
-        up_depths=((1, 1),),
-        mid_depth=0,
-        num_attention_heads=(1,),
-        cross_attention_dim=16,
-        added_cond_dim=4 + 6 * 2,
-        added_time_embed_dim=2,
-        norm_num_groups=4,
-    ),
-    vae=VAEConfig(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4),
-    text_encoder=CLIPTextConfig(**ENCODER, hidden_act="quick_gelu"),
-    text_encoder_2=CLIPTextConfig(**ENCODER, hidden_act="gelu", projection_dim=4),
-)
-
-
-def random_params(config=TINY):
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), abstract_params(config))
+TINY = smallest_config()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +38,7 @@ def tokenizers(tmp_path_factory):
 def saved(tmp_path_factory, tokenizers):
     folder = tmp_path_factory.mktemp("saved") / "model"
     about = dict(source="here", revision="r1", licence="MIT")
-    save_model(folder, TINY, random_params(), tokenizers=tokenizers, dtype="float16", **about)
+    save_model(folder, TINY, random_params(TINY), tokenizers=tokenizers, dtype="float16", **about)
     return folder
 
 
@@ -73,7 +52,7 @@ def folder(saved, tmp_path):
 def test_load_gives_what_was_saved(saved, dtype):
     model = load_model(saved, dtype=dtype)
     wanted = jnp.dtype(dtype or "float16")
-    expected = jax.tree.map(lambda x: x.astype(np.float16).astype(wanted), random_params())
+    expected = jax.tree.map(lambda x: x.astype(np.float16).astype(wanted), random_params(TINY))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), model.params, expected)
     assert model.config == TINY
     about = model.manifest
@@ -163,11 +142,11 @@ def test_a_failed_save_leaves_nothing(tmp_path, tokenizers):
     with pytest.raises(KeyError):
         save_model(tmp_path / "model", TINY, {}, tokenizers=tokenizers, dtype="float16", source="")
     with pytest.raises(ModelError, match="dtype must be one of"):
-        save_model(tmp_path / "model", TINY, random_params(), tokenizers=tokenizers, dtype="int8", source="")
+        save_model(tmp_path / "model", TINY, random_params(TINY), tokenizers=tokenizers, dtype="int8", source="")
     assert not any(tmp_path.iterdir())
     (tmp_path / "mine").touch()
     with pytest.raises(ModelError, match="exists and is not an empty folder"):
-        save_model(tmp_path, TINY, random_params(), tokenizers=tokenizers, dtype="float16", source="")
+        save_model(tmp_path, TINY, random_params(TINY), tokenizers=tokenizers, dtype="float16", source="")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -175,7 +154,7 @@ def test_a_model_in_many_pieces_is_the_same(saved, tmp_path, tokenizers, monkeyp
     monkeypatch.setattr(orbax, "BATCH", 1000)
     told = []
     save_model(
-        tmp_path / "model", TINY, random_params(), tokenizers=tokenizers, dtype="float16", source="here",
+        tmp_path / "model", TINY, random_params(TINY), tokenizers=tokenizers, dtype="float16", source="here",
         advance=lambda stage, count: told.append((stage, count)),
     )  # fmt: skip
     jax.tree.map(np.testing.assert_array_equal, load_model(tmp_path / "model").params, load_model(saved).params)
@@ -230,18 +209,19 @@ import sys, time
 sys.path[:0] = [sys.argv[3], sys.argv[3] + "/tests"]
 import jax
 jax.config.update("jax_platforms", "cpu")
-import test_checkpoint as here
+from helpers.tiny import random_params, smallest_config
 from ssd1b_jax.checkpoints import model_folder, orbax
 
 def advance(stage, count):
     print(stage, flush=True)
     time.sleep(0.02)
 
-params = here.random_params()
+model = smallest_config()
+params = random_params(model)
 about = dict(dtype="float16", source="", advance=advance)
 orbax.BATCH = 2000
 print("begun", flush=True)
-model_folder.save_model(sys.argv[1], here.TINY, params, tokenizers=sys.argv[2], **about)
+model_folder.save_model(sys.argv[1], model, params, tokenizers=sys.argv[2], **about)
 """
 
 
@@ -272,7 +252,7 @@ def test_killed_at_any_moment_it_leaves_nothing_that_loads(tmp_path, tokenizers,
     other.mkdir()
     descriptor = os.open(other, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    save_model(target, TINY, random_params(), tokenizers=tokenizers, dtype="float16", source="")
+    save_model(target, TINY, random_params(TINY), tokenizers=tokenizers, dtype="float16", source="")
     verify(target)
     assert sorted(tmp_path.iterdir()) == [other, target]
     os.close(descriptor)

@@ -8,7 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
+from helpers.commands import run
 
 from convert.__main__ import main as convert
 from ssd1b_jax import Request, cli, images, pipeline, records
@@ -31,12 +32,6 @@ def here(tmp_path, monkeypatch):
 def no_model(monkeypatch):
     """Fails the test if a model is loaded."""
     monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("loaded a model"))
-
-
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    code = cli.main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return code, output.out, output.err
 
 
 def test_img2img_writes_the_picture_and_says_what_it_did(capsys, tiny_folder, here):

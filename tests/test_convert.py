@@ -6,12 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import checkpoints
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+from helpers import checkpoints, tiny
 
 from convert.__main__ import main
 from convert.diffusers_folder import STEMS, read_part

@@ -3,13 +3,13 @@
 import json
 import warnings
 
-import checkpoints
 import jax
 import numpy as np
 import pytest
-import reference
 import torch
 from diffusers.loaders import single_file_utils as theirs
+from helpers import checkpoints, reference
+from helpers.requests import picture
 from safetensors.torch import load_file, save_file
 
 from convert.__main__ import main
@@ -161,10 +161,6 @@ def test_there_and_back_is_bit_identical(folder, tmp_path, dtype, capsys):
         for name, tensor in prefixed.items():
             assert found[name].shape == tensor.shape and str(found[name].dtype) == f"torch.{dtype}"
             assert found[name].contiguous().view(torch.uint8).numpy().tobytes() == tensor.tobytes()
-
-
-def picture() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

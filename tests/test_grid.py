@@ -5,9 +5,10 @@ import re
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
+from helpers.commands import run
 
-from ssd1b_jax import NonFiniteError, Request, RequestError, cli, images, pipeline, records
+from ssd1b_jax import NonFiniteError, Request, RequestError, images, pipeline, records
 from ssd1b_jax.errors import GridError
 from ssd1b_jax.grid import MAX_VALUES, Grid, letters, parse_axis
 from ssd1b_jax.grid.figure import PALE, Edge, Figure
@@ -21,12 +22,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images.save(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8), "in.png")
     return tmp_path
-
-
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    code = cli.main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return code, output.out, output.err
 
 
 # axes

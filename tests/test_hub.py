@@ -10,11 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
-import checkpoints
 import jax
 import numpy as np
 import pytest
-import tiny
+from helpers import checkpoints, tiny
 
 from convert.hub import is_hub_id
 from convert.to_model import convert

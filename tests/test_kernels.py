@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import random_params, tiny_config
+from helpers.compare import assert_close
+from helpers.tiny import random_params, tiny_config
 
 from ssd1b_jax import kernels, models
 from ssd1b_jax.kernels import attentions as kinds
@@ -20,11 +21,6 @@ ROUNDING = 2e-6  # of the largest value: some units in the last place of float32
 
 def draw(*shape):
     return jnp.asarray(np.random.default_rng(shape).standard_normal(shape), jnp.float32)
-
-
-def assert_close(got, expected, tolerance):
-    assert got.shape == expected.shape
-    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
 
 
 def definition(x, kernel):

@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
 import diffusers  # noqa: E402
-import reference  # noqa: E402
+from helpers import reference  # noqa: E402
+from helpers.compare import QUICK_TO_COMPILE, error  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from convert.diffusers_folder import STEMS, read_part  # noqa: E402
@@ -112,8 +113,7 @@ def outputs(params, config):
 @cache
 def network(part, config):
     graphdef, _ = abstract(part, config)
-    quick_to_compile = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(lambda tree, *args: nnx.merge(graphdef, tree)(*args), compiler_options=quick_to_compile)
+    return jax.jit(lambda tree, *args: nnx.merge(graphdef, tree)(*args), compiler_options=QUICK_TO_COMPILE)
 
 
 def arguments():
@@ -138,7 +138,7 @@ def torch_outputs(pipe):
 
 
 def errors(ours, theirs):
-    return [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, theirs, strict=True)]
+    return [error(a, b) for a, b in zip(ours, theirs, strict=True)]
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import time
 import zipfile
 from pathlib import Path
 
-import checkpoints as made
 import numpy as np
 import pytest
-import tiny
+from helpers import checkpoints as made
+from helpers import tiny
 
 from convert.__main__ import main
 from convert.diffusers_folder import STEMS

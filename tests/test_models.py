@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 import torch
 from flax import nnx
-from reference import nchw, nhwc
+from helpers import reference
+from helpers.compare import QUICK_TO_COMPILE, assert_close
+from helpers.reference import nchw, nhwc
 
 from convert.diffusers_folder import STEMS, read_part
 from convert.weights import to_flax
@@ -52,19 +53,12 @@ def draw(*shape):
 
 def run(module, *arguments, method="__call__"):
     graphdef, state = nnx.split(module)
-    quick_to_compile = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
-    @jax.jit(compiler_options=quick_to_compile)
+    @jax.jit(compiler_options=QUICK_TO_COMPILE)
     def call(state, *args):
         return getattr(nnx.merge(graphdef, state), method)(*args)
 
     return call(state, *arguments)
-
-
-def assert_close(ours, theirs, tolerance):
-    assert ours.shape == theirs.shape
-    error = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
-    assert error <= tolerance
 
 
 IMAGE, TIME, CONTEXT = (2, 8, 12), (2, 64), (2, 7, 80)  # the UNet's batch, height, width; embedding; prompt

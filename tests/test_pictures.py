@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
+from helpers.requests import picture
 
 from ssd1b_jax import Request, images
 from ssd1b_jax.engine import pictures
@@ -20,12 +21,8 @@ def request(image, **settings):
     return Request(image=image, prompt="", **settings).resolve(tiny.tiny_config())
 
 
-def drawn(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (50, 40, 3), np.uint8)
-
-
 def test_a_shared_picture_is_read_once(read, tmp_path):
-    images.save(drawn(0), tmp_path / "a.png")
+    images.save(picture(0, 50, 40), tmp_path / "a.png")
     kept = pictures.Pictures(2)
     first, second = (kept.get(request(tmp_path / "a.png", seed=seed)) for seed in range(2))
     assert first is second and len(read) == 1
@@ -38,14 +35,14 @@ def test_a_shared_picture_is_read_once(read, tmp_path):
 
 
 def test_equal_arrays_are_not_the_same_picture(read):
-    kept, both = pictures.Pictures(2), [request(drawn(0)), request(drawn(0))]
+    kept, both = pictures.Pictures(2), [request(picture(0, 50, 40)), request(picture(0, 50, 40))]
     first, second = map(kept.get, both)
     assert first is not second and len(read) == 2
     np.testing.assert_array_equal(first.pixels, second.pixels)
 
 
 def test_only_the_last_few_are_kept(read):
-    kept, requests = pictures.Pictures(2), [request(drawn(i)) for i in range(pictures.KEPT + 1)]
+    kept, requests = pictures.Pictures(2), [request(picture(i, 50, 40)) for i in range(pictures.KEPT + 1)]
     for each in (*requests[:-1], requests[0], requests[-1]):
         kept.get(each)
     assert len(read) == pictures.KEPT + 1

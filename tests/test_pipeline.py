@@ -1,7 +1,6 @@
 """Requests through the whole pipeline: what may change a picture, and what may not."""
 
 import dataclasses
-import hashlib
 import os
 import re
 import subprocess
@@ -10,54 +9,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-import test_lora
-import tiny
+from helpers import lora, tiny
+from helpers.requests import digest, mixture, picture
 
 from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
 from ssd1b_jax.engine.devices import Devices
-from ssd1b_jax.notebook import compilations
 
 CACHE_SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 COLLECTIVES = r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
-
-
-@pytest.fixture
-def compiled():
-    """Counts the programs that XLA compiles while a test runs."""
-    with compilations() as counted:
-        yield counted
-
-
-def picture(seed: int = 0, height: int = tiny.SIZE, width: int = tiny.SIZE) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def mixture() -> list[Request]:
-    """Requests that differ in everything a batch may mix, some in what it may not."""
-    common = dict(image=picture(), prompt="a red apple")
-    return [
-        Request(**common, seed=0),
-        Request(**common, seed=1, scheduler="euler_a", strength=0.9),
-        Request(**common, seed=2, scheduler="heun", num_inference_steps=4),
-        Request(**common, seed=3, guidance_scale=1.0),
-        Request(**common, seed=4, negative_prompt="a blue apple", guidance_scale=7.0),
-        Request(image=picture(1, 50, 40), prompt="", seed=5, scheduler="dpmpp_2m_karras", num_inference_steps=9),
-        Request(**common, seed=6, scheduler="euler_a", noise="torch"),
-        Request(**common, seed=7, noise="nv", scheduler="ddim", exact_steps=True, num_inference_steps=3),
-        Request(**common, seed=8, guidance_rescale=0.7),
-        Request(**common, seed=9, height=48),
-        Request(**common, seed=2**63 + 10, strength=0.35),
-        Request(**common, seed=11, guidance_interval=(0.3, 0.8), num_inference_steps=9),
-        Request(**common, seed=12, mask=np.tri(tiny.SIZE, dtype=np.uint8) * 255, mask_blur=3),
-        Request(**common, seed=13, variation_seed=5, variation_strength=0.4, clip_skip=1),
-        Request(image=picture(2), prompt="a (red:1.3) apple " * 5, prompt_2="a cat", seed=14, original_size=(64, 64)),
-        Request(**common, seed=15, scheduler="dpmpp_2m_sde", timestep_spacing="trailing"),
-    ]
-
-
-def digest(results) -> list[str]:
-    return [hashlib.sha256(result.pixels.tobytes()).hexdigest() for result in results]
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +55,8 @@ def test_results_come_in_order_and_say_what_they_are(eight):
 @pytest.mark.slow
 def test_another_process_with_one_device_gives_the_same_pixels(on_one_device, tiny_folder):
     program = (
-        "import sys, test_pipeline as t; from ssd1b_jax import Pipeline;"
-        "print(*t.digest(Pipeline.from_pretrained(sys.argv[1]).generate(t.mixture()[:2])))"
+        "import sys; from helpers.requests import digest, mixture; from ssd1b_jax import Pipeline;"
+        "print(*digest(Pipeline.from_pretrained(sys.argv[1]).generate(mixture()[:2])))"
     )
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "JAX_ENABLE_COMPILATION_CACHE": "false"}
@@ -254,7 +214,7 @@ def test_what_is_asked_for_at_loading_is_compiled_by_then(tiny_folder, on_one_de
 
 def test_loras_given_at_loading_are_those_loaded_later(tiny_folder, tiny_model, tmp_path):
     file = tmp_path / "style.safetensors"
-    test_lora.write(file, test_lora.kohya(tiny.tiny_config()).items())
+    lora.write(file, lora.kohya(tiny.tiny_config()).items())
     early = Pipeline.from_pretrained(tiny_folder, devices=jax.devices()[:1], loras={"style": file})
     late = Pipeline(tiny_model, devices=jax.devices()[:1])
     late.load_lora(file)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from flax import nnx
+from helpers import tiny
+from helpers.commands import run
 
 from ssd1b_jax import Pipeline, cli, config, plan
 from ssd1b_jax.engine.devices import Devices
@@ -228,17 +229,11 @@ def test_presets_need_no_weights(monkeypatch):
     assert negative.added.shape == positive.added.shape == (1, 3, config.ssd_1b().unet.time_embed_dim)
 
 
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    code = cli.main(["plan", *map(str, arguments)])
-    output = capsys.readouterr()
-    return code, output.out, output.err
-
-
 @pytest.mark.slow
 def test_the_command(capsys, monkeypatch, in_parts, tiny_folder):
     monkeypatch.setitem(compiler.CHIPS, "cpu", Chip(1e12, 1e11, 10**9))
     arguments = tiny_folder, "--topology", "cpu", "--dtype", "float32", "--quick", "--blocks"
-    code, out, err = run(capsys, *arguments)
+    code, out, err = run(capsys, "plan", *arguments)
     assert code == 0 and "ESTIMATE" in out and " x ResnetBlock 2x16x16x8" in out
     assert len(re.findall(r"^(?:text encoders|denoising loop|VAE decoder).* yes$", out, re.MULTILINE)) == 3
     assert re.search(r"largest per-device batch that should fit: [1-9]\d*,", out)
@@ -260,7 +255,7 @@ def test_two_plans_side_by_side(capsys, monkeypatch):
         return plan.Plan(programs=(program,), chip=Chip(1e15, 1e12, 10**10), **about)
 
     monkeypatch.setattr(plan, "make", make)
-    code, out, _ = run(capsys, "emoji", "--compare")
+    code, out, _ = run(capsys, "plan", "emoji", "--compare")
     assert code == 0 and plans == [1, 2]
     rows = {line[:34].strip(): line[34:].split() for line in out.split("a loop")[-1].splitlines()[1:]}
     assert rows["GFLOP"] == ["2,000.00", "2,000.00", "1.00"]
@@ -290,7 +285,7 @@ def test_two_plans_side_by_side(capsys, monkeypatch):
 def test_what_cannot_be_planned_is_told(capsys, arguments, sentence):
     if "--topology" not in arguments:
         arguments = [*arguments, "--topology", "cpu"]
-    code, out, err = run(capsys, *arguments)
+    code, out, err = run(capsys, "plan", *arguments)
     assert (code, out) == (2, "") and err.startswith(f"error: {sentence}") and err.count("\n") == 1
 
 

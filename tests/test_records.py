@@ -15,11 +15,11 @@ import jax
 import numpy as np
 import pytest
 import sd_parsers
-import test_lora
-import tiny
+from helpers import lora, tiny
+from helpers.commands import run
 from PIL import Image
 
-from ssd1b_jax import Request, SaveError, cli, images, records, replay
+from ssd1b_jax import Request, SaveError, images, records, replay
 from ssd1b_jax.errors import ImageError, RecordError
 from ssd1b_jax.records import LABELS, saving
 from ssd1b_jax.records.record import _EXPECTED
@@ -49,12 +49,6 @@ def pipe(tiny_pipe, commands_use_tiny_pipe):
 @pytest.fixture
 def result(pipe, here):
     return pipe(image="in.png", **SETTINGS)
-
-
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    code = cli.main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return code, output.out, output.err
 
 
 def rewrite(path, **changes) -> None:
@@ -359,8 +353,8 @@ def test_every_setting_is_made_again(capsys, pipe, here):
 
 
 def test_a_picture_with_a_lora_is_made_again(capsys, pipe, tiny_folder, here):
-    """All by the command line; the weights that the LoRA changes are those of test_lora."""
-    test_lora.write(here / "style.safetensors", test_lora.kohya(tiny.tiny_config()).items())
+    """All by the command line."""
+    lora.write(here / "style.safetensors", lora.kohya(tiny.tiny_config()).items())
     arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--seed", 1, "--quiet")
     assert run(capsys, *arguments, "-o", "plain.png")[0] == 0
     assert run(capsys, *arguments, "-o", "a.png", "--lora", "style.safetensors:0.5")[0] == 0

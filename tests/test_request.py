@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from ssd1b_jax import Request, RequestError
 from ssd1b_jax.config import ssd_1b

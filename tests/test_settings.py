@@ -6,8 +6,9 @@ import threading
 import jax
 import numpy as np
 import pytest
-import tiny
-from test_pipeline import compiled, picture  # noqa: F401
+from helpers import tiny
+from helpers.lora import kohya, write
+from helpers.requests import picture
 
 from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError
 from ssd1b_jax.images import previews
@@ -73,7 +74,7 @@ def test_intervals_may_be_mixed_in_a_batch(tiny_model, tiny_pipe):
 # Prompts
 
 
-def test_prompts_of_as_many_chunks_share_a_program(tiny_pipe, compiled):  # noqa: F811
+def test_prompts_of_as_many_chunks_share_a_program(tiny_pipe, compiled):
     long = [f"{'a red apple ' * 8} {word}" for word in ("cat", "cat apple", "apple red cat a")]
     first = tiny_pipe(image=picture(), prompt=long[0], seed=1)
     assert first.notes == ()
@@ -92,7 +93,7 @@ def test_a_prompt_beyond_all_chunks_says_what_was_cut(tiny_pipe):
     assert len(note) <= 120 and note.endswith(" …") and "apple" in note
 
 
-def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compiled):  # noqa: F811
+def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compiled):
     plain = make(tiny_pipe)
     compiled.count = 0
     heavy = make(tiny_pipe, prompt="a (red:1.5) apple")
@@ -123,7 +124,7 @@ def test_weights_weigh_and_can_be_taken_literally(tiny_pipe, compiled):  # noqa:
     ],
     ids=str,
 )
-def test_a_setting_counts_and_compiles_nothing(tiny_pipe, compiled, change):  # noqa: F811
+def test_a_setting_counts_and_compiles_nothing(tiny_pipe, compiled, change):
     before = make(tiny_pipe)
     compiled.count = 0
     assert not np.array_equal(before, make(tiny_pipe, **change))
@@ -269,9 +270,7 @@ def test_a_picture_that_fails_takes_no_other_with_it(tiny_model):
 # LoRAs
 
 
-def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model, tmp_path, compiled):  # noqa: F811
-    from test_lora import kohya, write
-
+def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model, tmp_path, compiled):
     pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
     tensors = [kohya(tiny_model.config, seed=seed, alpha=2.0).items() for seed in (1, 2)]
     names = [pipe.load_lora(write(tmp_path / f"style{i}.safetensors", tensors[i])) for i in (0, 1)]

@@ -5,10 +5,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import checkpoints
 import jax
 import numpy as np
 import pytest
+from helpers import checkpoints
 
 from convert import family
 from convert.__main__ import main

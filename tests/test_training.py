@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.training import autoencoder, data, denoiser, doodles, evaluate, loop, vocabulary

@@ -1,4 +1,4 @@
-"""A model of the embedded one's topology, as small as it gets, with random weights."""
+"""Small models with random weights: one of SSD-1B's topology, and one of a single block."""
 
 from pathlib import Path
 
@@ -35,6 +35,27 @@ def tiny_config() -> config.ModelConfig:
             hidden_size=16, num_attention_heads=2, hidden_act="gelu", projection_dim=16, **encoder
         ),
         defaults=config.Defaults(width=SIZE, height=SIZE, num_inference_steps=6, guidance_scale=3.0, strength=0.6),
+    )
+
+
+def smallest_config() -> config.ModelConfig:
+    """One block of every kind; too few for a picture."""
+    encoder = dict(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=11, num_attention_heads=1)
+    return config.ModelConfig(
+        unet=config.UNetConfig(
+            block_out_channels=(8,),
+            down_depths=((1,),),
+            up_depths=((1, 1),),
+            mid_depth=0,
+            num_attention_heads=(1,),
+            cross_attention_dim=16,
+            added_cond_dim=4 + 6 * 2,
+            added_time_embed_dim=2,
+            norm_num_groups=4,
+        ),
+        vae=config.VAEConfig(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4),
+        text_encoder=config.CLIPTextConfig(**encoder, hidden_act="quick_gelu"),
+        text_encoder_2=config.CLIPTextConfig(**encoder, hidden_act="gelu", projection_dim=4),
     )
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import tiny
 
 from convert.diffusers_folder import STEMS
+from helpers import tiny
 from ssd1b_jax.checkpoints.diffusers_config import to_released
 from ssd1b_jax.checkpoints.safetensors import write_safetensors
 from ssd1b_jax.checkpoints.sgm import sgm_names

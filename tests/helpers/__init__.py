@@ -1,0 +1,1 @@
+"""What several test files share: small models and checkpoints, the PyTorch reference, requests, and comparisons."""

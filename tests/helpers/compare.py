@@ -1,0 +1,16 @@
+"""Comparing networks: how they are compiled for that, and how close two arrays are."""
+
+import numpy as np
+
+# Small networks run once: most of the time would be compilation.
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def error(got, expected) -> float:
+    """The largest difference, as a share of the largest expected value."""
+    assert got.shape == expected.shape
+    return np.abs(np.asarray(got) - expected).max() / np.abs(expected).max()
+
+
+def assert_close(got, expected, tolerance: float) -> None:
+    assert error(got, expected) <= tolerance
