@@ -119,7 +119,7 @@ def test_padded_rows_are_the_identity():
     np.testing.assert_array_equal(padded.matrices[:5], table.matrices)
     np.testing.assert_array_equal(padded.matrices[5:, :, : 1 + REGISTERS], np.tile(np.eye(1 + REGISTERS), (3, 1, 1)))
     assert not padded.matrices[5:, :, 1 + REGISTERS :].any()
-    np.testing.assert_array_equal(padded.clean[5:], np.tile(LATENTS, (3, 1)))
+    np.testing.assert_array_equal(padded.denoised[5:], np.tile(LATENTS, (3, 1)))
 
 
 def test_the_longest_run_fits_and_a_longer_one_is_refused():

@@ -25,14 +25,14 @@ MEAN, SPREAD = 0.3, 1.0
 
 def sigmas_of(table):
     """The noise-to-signal ratio at every call: clean latents are a multiple of latents - sigma * eps."""
-    return -table.clean @ OUTPUT
+    return -table.denoised @ OUTPUT
 
 
 def ideal_run(table, start):
     """Latents, in the variance exploding view, at every call of an ideal denoiser that starts from `start`."""
     state, seen = np.zeros(1 + REGISTERS), []
     state[0] = table.signal * start
-    for scale, matrix, sigma in zip(table.scales, table.matrices, sigmas_of(table), strict=True):
+    for scale, matrix, sigma in zip(table.input_scales, table.matrices, sigmas_of(table), strict=True):
         seen.append(scale * state[0] * np.hypot(1, sigma))
         eps = sigma * (seen[-1] - MEAN) / (SPREAD**2 + sigma**2)
         state = matrix @ np.append(state, [eps, 0.0])
@@ -112,7 +112,7 @@ def distributions(table, mean, spread):
     means[0] = table.signal * mean
     covariance[0, 0] = (table.signal * spread) ** 2 + table.sigma**2
     found = [(means[0], np.sqrt(covariance[0, 0]))]
-    for scale, matrix, sigma in zip(table.scales, table.matrices, sigmas_of(table), strict=True):
+    for scale, matrix, sigma in zip(table.input_scales, table.matrices, sigmas_of(table), strict=True):
         gain = sigma / (spread**2 + sigma**2)  # eps = gain * (exploding latents - mean)
         step = matrix[:, : 1 + REGISTERS].copy()
         step[:, 0] += matrix @ OUTPUT * gain * scale * np.hypot(1, sigma)
@@ -138,7 +138,7 @@ def test_with_noise_variances_converge_to_the_datas(name, order, strength, exact
         table = build(name, CONFIG, steps, strength, exact_steps)
         means, spreads = distributions(table, MEAN, SPREAD)[:-1].T
         sigmas = sigmas_of(table)
-        variances = (spreads * table.scales * np.hypot(1, sigmas)) ** 2
+        variances = (spreads * table.input_scales * np.hypot(1, sigmas)) ** 2
         starts = (np.diff(table.steps, prepend=-1) > 0) & (sigmas > 0.3)
         errors.append(np.abs(variances / (SPREAD**2 + sigmas**2) - 1)[starts].max())
     np.testing.assert_allclose(np.log2(errors[0] / errors[1]), order, atol=0.1)
@@ -216,12 +216,12 @@ def test_starts_where_its_first_call_expects(name):
     """The model sees unit variance when image and noise have it, and the true noise gives the image back."""
     for prediction_type in ("epsilon", "v_prediction"):
         table = build(name, ScheduleConfig(prediction_type=prediction_type), 20, 0.6)
-        assert table.scales[0] * np.hypot(table.signal, table.sigma) == pytest.approx(1, rel=1e-12)
+        assert table.input_scales[0] * np.hypot(table.signal, table.sigma) == pytest.approx(1, rel=1e-12)
         image, noise = 0.7, -1.3
         latents = table.signal * image + table.sigma * noise
-        v = table.scales[0] * (table.signal * noise - table.sigma * image)
+        v = table.input_scales[0] * (table.signal * noise - table.sigma * image)
         output = {"epsilon": noise, "v_prediction": v}[prediction_type]
-        assert table.clean[0] @ (latents * LATENTS + output * OUTPUT) == pytest.approx(image, rel=1e-12)
+        assert table.denoised[0] @ (latents * LATENTS + output * OUTPUT) == pytest.approx(image, rel=1e-12)
 
 
 def test_the_compiled_loop_does_what_the_tables_say():
@@ -249,7 +249,7 @@ def test_the_compiled_loop_does_what_the_tables_say():
         state = np.zeros((1 + REGISTERS, 4, 4, 4))
         state[0] = table.signal * image + table.sigma * start
         for call in range(table.calls):
-            output = model(np, table.scales[call] * state[0], table.timesteps[call])
+            output = model(np, table.input_scales[call] * state[0], table.timesteps[call])
             inputs = np.concatenate([state, output[None], noises[call][None]])
             state = np.tensordot(table.matrices[call], inputs, axes=1)
         # float32 all the way down from latents of 10 or so

@@ -123,7 +123,7 @@ def our_run(table):
     state[0] = table.signal * IMAGE + table.sigma * START_NOISE
     seen, states = [], [state[0]]
     for i in range(table.calls):
-        seen.append(table.scales[i] * state[0])
+        seen.append(table.input_scales[i] * state[0])
         output = model(seen[-1], table.timesteps[i])
         state = np.tensordot(table.matrices[i], np.concatenate([state, output[None], NOISES[i][None]]), axes=1)
         states.append(state[0])

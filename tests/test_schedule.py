@@ -6,7 +6,7 @@ import pytest
 from ssd1b_jax.config import ScheduleConfig
 from ssd1b_jax.samplers.schedule import (
     LCM_STEPS,
-    Grid,
+    NoiseGrid,
     alphas_cumprod,
     betas,
     karras_sigmas,
@@ -45,44 +45,46 @@ def test_timesteps_and_sigmas_invert_each_other():
 
 
 def test_strength_skips_the_first_steps():
-    full, part = noise_levels(CONFIG, Grid(), 30, 1.0), noise_levels(CONFIG, Grid(), 30, 0.6)
+    full, part = noise_levels(CONFIG, NoiseGrid(), 30, 1.0), noise_levels(CONFIG, NoiseGrid(), 30, 0.6)
     assert (full.first, part.first) == (0, 12)
     np.testing.assert_array_equal(part.timesteps, full.timesteps)
     np.testing.assert_array_equal(part.sigmas, full.sigmas)
 
 
 def test_steps_end_where_the_next_starts():
-    for grid in (Grid(), Grid(karras=True), Grid(whole=True, spare=True)):
+    for grid in (NoiseGrid(), NoiseGrid(karras=True), NoiseGrid(round_timesteps=True, extra_timestep=True)):
         path = noise_levels(CONFIG, grid, 30, 0.6)
         np.testing.assert_array_equal(path.timesteps[:-1, 1], path.timesteps[1:, 0])
         np.testing.assert_array_equal(path.sigmas[:-1, 1], path.sigmas[1:, 0])
 
 
 def test_last_level_is_no_noise_or_the_least():
-    assert noise_levels(CONFIG, Grid(), 30, 0.6).sigmas[-1, 1] == 0
-    for grid in (Grid(end="least"), Grid(stride=True)):
+    assert noise_levels(CONFIG, NoiseGrid(), 30, 0.6).sigmas[-1, 1] == 0
+    for grid in (NoiseGrid(final_sigma="sigma_min"), NoiseGrid(fixed_stride=True)):
         assert noise_levels(CONFIG, grid, 30, 0.6).sigmas[-1, 1] == trained_sigmas(CONFIG)[0]
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_strides_are_equal_and_with_exact_steps_meet(spacing):
     config = ScheduleConfig(timestep_spacing=spacing)
-    starts, ends = noise_levels(config, Grid(whole=True, stride=True), 30, 1.0).timesteps.T
+    starts, ends = noise_levels(config, NoiseGrid(round_timesteps=True, fixed_stride=True), 30, 1.0).timesteps.T
     np.testing.assert_array_equal(starts - ends, 33)
     assert np.array_equal(starts[1:], ends[:-1]) == (spacing == "leading")
-    starts, ends = noise_levels(config, Grid(whole=True, stride=True), 30, 0.7, exact_steps=True).timesteps.T
+    starts, ends = noise_levels(
+        config, NoiseGrid(round_timesteps=True, fixed_stride=True), 30, 0.7, exact_steps=True
+    ).timesteps.T
     np.testing.assert_array_equal(starts[1:], ends[:-1])
 
 
 def test_twice_lists_the_second_timestep_twice():
-    timesteps = noise_levels(CONFIG, Grid(twice=True), 10, 1.0).timesteps[:, 0]
+    timesteps = noise_levels(CONFIG, NoiseGrid(repeat_second=True), 10, 1.0).timesteps[:, 0]
     np.testing.assert_array_equal(timesteps, [901, 801, 801, 701, 601, 501, 401, 301, 201, 101, 1])
-    assert len(noise_levels(CONFIG, Grid(twice=True), 1, 1.0).timesteps) == 1
+    assert len(noise_levels(CONFIG, NoiseGrid(repeat_second=True), 1, 1.0).timesteps) == 1
 
 
 def test_exact_steps_scales_the_timesteps_of_the_full_run():
-    full = noise_levels(CONFIG, Grid(), 30, 1.0)
-    path = noise_levels(CONFIG, Grid(), 30, 0.37, exact_steps=True)
+    full = noise_levels(CONFIG, NoiseGrid(), 30, 1.0)
+    path = noise_levels(CONFIG, NoiseGrid(), 30, 0.37, exact_steps=True)
     assert path.first == 0
     np.testing.assert_allclose(path.timesteps, 0.37 * full.timesteps, rtol=1e-12)
     assert np.all(path.sigmas[:, 1] < path.sigmas[:, 0])
@@ -101,17 +103,17 @@ def test_the_least_strength_that_the_error_names_runs_a_step():
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.5, float("nan")])
 def test_strength_out_of_range(strength, exact_steps):
     with pytest.raises(ValueError, match=rf"strength must be in \(0, 1\], got {strength}"):
-        noise_levels(CONFIG, Grid(), 30, strength, exact_steps)
+        noise_levels(CONFIG, NoiseGrid(), 30, strength, exact_steps)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_steps_out_of_range(steps):
     with pytest.raises(ValueError, match=rf"num_inference_steps must be in 1\.\.1000, got {steps}"):
-        noise_levels(CONFIG, Grid(), steps, 0.6)
+        noise_levels(CONFIG, NoiseGrid(), steps, 0.6)
 
 
 def test_consistency_steps_are_few():
-    grid = Grid(spacing="consistency")
+    grid = NoiseGrid(spacing="consistency")
     assert len(noise_levels(CONFIG, grid, LCM_STEPS, 1.0).timesteps) == LCM_STEPS
     with pytest.raises(ValueError, match=r"num_inference_steps must be in 1\.\.50, got 51"):
         noise_levels(CONFIG, grid, 51, 1.0)

@@ -5,17 +5,17 @@ import pytest
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMScheduler, PNDMScheduler
 
 from ssd1b_jax.config import ScheduleConfig
-from ssd1b_jax.samplers.schedule import Grid, alphas_cumprod, betas, noise_levels, spaced_timesteps
+from ssd1b_jax.samplers.schedule import NoiseGrid, alphas_cumprod, betas, noise_levels, spaced_timesteps
 
 # torch's tensors under NumPy 2, inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 CONFIG = ScheduleConfig()
 KINDS = {
-    EulerDiscreteScheduler: Grid(),
-    DDIMScheduler: Grid(whole=True, stride=True),
-    DPMSolverMultistepScheduler: Grid(whole=True, spare=True),
-    PNDMScheduler: Grid(whole=True, stride=True, twice=True),
+    EulerDiscreteScheduler: NoiseGrid(),
+    DDIMScheduler: NoiseGrid(round_timesteps=True, fixed_stride=True),
+    DPMSolverMultistepScheduler: NoiseGrid(round_timesteps=True, extra_timestep=True),
+    PNDMScheduler: NoiseGrid(round_timesteps=True, fixed_stride=True, repeat_second=True),
 }
 
 
@@ -50,14 +50,16 @@ def test_consistency_timesteps_are_those_of_diffusers():
     scheduler = reference(LCMScheduler, CONFIG)
     for steps in range(1, 51):
         scheduler.set_timesteps(steps)
-        ours = spaced_timesteps(CONFIG, steps, Grid(spacing="consistency"))
+        ours = spaced_timesteps(CONFIG, steps, NoiseGrid(spacing="consistency"))
         np.testing.assert_array_equal(ours, scheduler.timesteps.numpy())
 
 
 @pytest.mark.parametrize("kind", [EulerDiscreteScheduler, DPMSolverMultistepScheduler])
 def test_karras_levels_are_those_of_diffusers(kind):
     scheduler = reference(kind, CONFIG, use_karras_sigmas=True)
-    grid = Grid(karras=True, whole=KINDS[kind].whole, spare=KINDS[kind].spare)
+    grid = NoiseGrid(
+        karras=True, round_timesteps=KINDS[kind].round_timesteps, extra_timestep=KINDS[kind].extra_timestep
+    )
     for steps in (1, 2, 10, 30):
         scheduler.set_timesteps(steps)
         path = noise_levels(CONFIG, grid, steps, 1.0)

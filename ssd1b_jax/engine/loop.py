@@ -56,9 +56,9 @@ def pad(table: Table, calls: int = MAX_CALLS) -> Table:
     return dataclasses.replace(
         table,
         timesteps=np.append(table.timesteps, np.zeros(missing)),
-        scales=np.append(table.scales, np.ones(missing)),
+        input_scales=np.append(table.input_scales, np.ones(missing)),
         matrices=np.concatenate([table.matrices, np.tile(keep, (missing, 1, 1))]),
-        clean=np.concatenate([table.clean, np.tile(LATENTS, (missing, 1))]),
+        denoised=np.concatenate([table.denoised, np.tile(LATENTS, (missing, 1))]),
         steps=np.append(table.steps, np.full(missing, table.steps[-1])),
         draws=np.append(table.draws, np.zeros(missing, bool)),
         after=np.concatenate([table.after, np.tile([1.0, 0.0], (missing, 1))]),
@@ -70,8 +70,8 @@ def stack(tables: Sequence[Table], calls: int = MAX_CALLS) -> Rows:
     padded = [pad(table, calls) for table in tables]
     columns = (
         [table.timesteps for table in padded],
-        [table.scales for table in padded],
-        [np.concatenate([table.matrices, table.clean[:, None]], axis=1) for table in padded],
+        [table.input_scales for table in padded],
+        [np.concatenate([table.matrices, table.denoised[:, None]], axis=1) for table in padded],
         [table.after for table in padded],
         [table.signal for table in padded],
         [table.sigma for table in padded],

@@ -1,10 +1,10 @@
-"""Samplers that look back: what earlier calls predicted makes one call a step of second to fourth order.
+"""Multistep samplers: earlier predictions raise one call a step to second, third or fourth order.
 
-Two equations are solved here, one for the eps that a model predicts and one for the clean latents:
+They solve one of two equations, for the predicted eps or for the predicted clean latents (`denoised`):
 
-    d(latents / alpha) = eps d(sigma / alpha)        d(latents / sigma) = clean d(alpha / sigma)
+    d(latents / alpha) = eps d(sigma / alpha)        d(latents / sigma) = denoised d(alpha / sigma)
 
-Earlier predictions are joined by a polynomial, which is integrated over the step.
+A polynomial joins the last predictions, and its integral over the step is the update.
 """
 
 from collections.abc import Sequence
@@ -14,31 +14,35 @@ from jaxtyping import Float
 
 from ssd1b_jax.samplers.symbols import LATENTS, NOISE, OUTPUT, R1, R2, R3, Call, Calls, Level, Run, Symbol
 
-# Of Adams and Bashforth for equal steps, the latest slope first.
-ADAMS = {2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
+# Adams-Bashforth weights for equal steps, by order, the latest slope first.
+ADAMS = {
+    2: [3 / 2, -1 / 2],
+    3: [23 / 12, -16 / 12, 5 / 12],
+    4: [55 / 24, -59 / 24, 37 / 24, -9 / 24],
+}
 GAUSS = np.polynomial.legendre.leggauss(12)  # points and weights
-FEW_STEPS = 15  # below which diffusers' DEIS makes its last step of first order
+FEW_STEPS = 15  # in fewer steps, diffusers' DEIS ends with a step of first order
 
 
 def lms(run: Run) -> Calls:
-    """Adams' and Bashforth's method of fourth order in sigma (Hairer, Norsett & Wanner, Solving ODEs I, III.5).
+    """Adams-Bashforth of fourth order in sigma (Hairer, Norsett & Wanner, Solving ODEs I, III.5).
 
-    For exploding latents. Orders rise from 1, counting from the start of the full run: steps that a
-    strength skips count as taken with slope 0, as they do in diffusers, which throws the first steps
-    of image to image off (the more steps, the less). With exact steps none are skipped.
+    For exploding latents. The order rises from 1, counted from the start of the full run. As in
+    diffusers, the steps that a strength skips count as taken with slope 0. That throws off the first
+    steps of image to image, less so the more steps there are. With exact steps none are skipped.
     """
     sigmas = [now.sigma for now, _ in run.steps]
     for i, (now, to) in enumerate(run, run.first):
         slopes = np.stack([now.eps, R1, R2, R3])
-        nodes = sorted(set(sigmas[max(0, i - 3) : i + 1]))  # levels fall: the latest is the least
+        nodes = sorted(set(sigmas[max(0, i - 3) : i + 1]))  # levels fall, so the latest comes first
         weights = integrate(nodes, now.sigma, to.sigma)
         yield Call(now, to, LATENTS + weights @ slopes[: len(nodes)], registers=tuple(slopes[:-1]))
 
 
 def deis(run: Run) -> Calls:
-    """eps as a line in log(sigma / alpha), through two calls: DEIS of order 2 (Zhang & Chen, 2204.13902).
+    """DEIS of order 2 (Zhang & Chen, 2204.13902): eps is a line in log(sigma / alpha) through two calls.
 
-    On Karras levels, which reach the least, its last step has no length, as in diffusers.
+    Karras levels reach the lowest trained one, so there the last step has no length, as in diffusers.
     """
     before = None
     for i, (now, to) in enumerate(run, run.first):
@@ -47,110 +51,112 @@ def deis(run: Run) -> Calls:
         if before and before.ratio > now.ratio and (i + 1 < len(run) or len(run) >= FEW_STEPS):
             nodes.append(before.ratio)
         weights = integrate(nodes, now.ratio, to.ratio, log=True)
-        yield Call(now, to, to.alpha * (LATENTS / now.alpha + weights @ slopes[: len(nodes)]), registers=(now.eps,))
+        latents = to.alpha * (LATENTS / now.alpha + weights @ slopes[: len(nodes)])
+        yield Call(now, to, latents, registers=(now.eps,))
         before = now
 
 
 def pndm(run: Run) -> Calls:
-    """DDIM with the outputs of four calls: pseudo linear multistep (Liu et al., 2202.09778, Eq. 9 and 12).
+    """Pseudo linear multistep (Liu et al., 2202.09778, Eq. 9 and 12): DDIM with the outputs of four calls.
 
-    The first step takes two calls, like Heun's, in place of Runge and Kutta's four (skip_prk_steps).
+    The first step takes two calls, like Heun's, in place of Runge-Kutta's four (skip_prk_steps).
 
-    In diffusers' list of timesteps the second stands twice, and a strength below 1 cuts into it: the
-    run starts one step early (with one step to skip, on time but measured from a step too high),
-    and after its first step tells the model timesteps one step below those of its latents. That is
-    kept here, for parity; with exact steps nothing is cut.
+    diffusers lists the second timestep twice, and a strength below 1 cuts into that list. So the run
+    starts one step early; with one step to skip it starts on time, but measures from one step too high.
+    After the first step the model is told timesteps one step below those of its latents. All that is
+    kept, for parity. With exact steps nothing is cut.
     """
     for i, (now, to) in enumerate(run):
         if i == 0:
             start, reached = now, to
-            yield Call(now, to, to.latents(now.clean, now.eps), registers=(OUTPUT, LATENTS), trial=True)
+            yield Call(now, to, to.latents(now.denoised, now.eps), registers=(OUTPUT, LATENTS), trial=True)
         elif i == 1:
             if reached != now:  # diffusers measures from one stride above here
                 start = run.at_timestep(now.timestep + (start.timestep - reached.timestep))
             first_output, latents = R1, R2
             eps = start.eps_of(latents, (first_output + OUTPUT) / 2)
-            yield Call(now, now, now.latents(start.clean_of(latents, eps), eps), registers=(first_output,))
+            yield Call(now, now, now.latents(start.denoised_of(latents, eps), eps), registers=(first_output,))
         else:
             weights = ADAMS[min(i, 4)]
             outputs = np.stack([OUTPUT, R1, R2, R3])
             eps = now.eps_of(LATENTS, weights @ outputs[: len(weights)])
-            yield Call(now, to, to.latents(now.clean_of(LATENTS, eps), eps), registers=tuple(outputs[:-1]))
+            yield Call(now, to, to.latents(now.denoised_of(LATENTS, eps), eps), registers=tuple(outputs[:-1]))
 
 
 def dpmpp_2m(run: Run, noisy: bool = False) -> Calls:
-    """Clean latents of the step's middle, from two calls: DPM-Solver++(2M) (Lu et al., 2211.01095, Algorithm 2).
+    """DPM-Solver++(2M) (Lu et al., 2211.01095, Algorithm 2): two calls give the step's middle.
 
-    First order where there is no step to look back on, and into the level without noise. `noisy`
-    is SDE-DPM-Solver++(2M) of the same paper: twice as far towards the clean latents, and fresh noise.
+    The first step, and the step to the level without noise, are of first order. `noisy` is the paper's
+    SDE-DPM-Solver++(2M): it goes twice as far towards the clean latents and adds fresh noise.
     """
     before = None
     for now, to in run:
-        clean = now.clean
+        denoised = now.denoised
         if before and to.sigma > 0:
-            clean = midway(now, to, (now, now.clean), (before, R1))
-        latents = approach(now, to, LATENTS, clean, rate=2 if noisy else 1)
+            denoised = midway(now, to, (now, now.denoised), (before, R1))
+        latents = approach(now, to, LATENTS, denoised, rate=2 if noisy else 1)
         if noisy:
-            latents = latents + to.sigma * np.sqrt(1 - (to.ratio / now.ratio) ** 2) * NOISE
-        yield Call(now, to, latents, registers=(now.clean,), draws=noisy)
+            kept = (to.ratio / now.ratio) ** 2
+            latents = latents + to.sigma * np.sqrt(1 - kept) * NOISE
+        yield Call(now, to, latents, registers=(now.denoised,), draws=noisy)
         before = now
 
 
 def dpmpp_2s(run: Run) -> Calls:
-    """Steps in pairs, the second from the first's start: DPM-Solver++(2S) (Lu et al., 2211.01095, Algorithm 1).
+    """DPM-Solver++(2S) (Lu et al., 2211.01095, Algorithm 1): steps in pairs, both from the first's start.
 
-    Pairs count from the start of the full run; a half left over, at either end, is of first order.
+    Pairs are counted from the start of the full run. Half a pair, at either end, is of first order.
     """
     start = None
     for i, (now, to) in enumerate(run, run.first):
         if start and i % 2 and to.sigma > 0:
-            clean = midway(start, to, (start, R2), (now, now.clean))
-            yield Call(now, to, approach(start, to, R1, clean))
+            denoised = midway(start, to, (start, R2), (now, now.denoised))
+            yield Call(now, to, approach(start, to, R1, denoised))
         else:
-            yield Call(now, to, approach(now, to, LATENTS, now.clean), registers=(LATENTS, now.clean))
+            yield Call(now, to, approach(now, to, LATENTS, now.denoised), registers=(LATENTS, now.denoised))
             start = now
 
 
 def unipc(run: Run) -> Calls:
-    """`dpmpp_2m`, each step made again once its end is predicted: UniPC-2 (Zhao et al., 2302.04867).
+    """UniPC-2 (Zhao et al., 2302.04867): `dpmpp_2m`, and each step is corrected once its end is predicted.
 
-    UniP-2 with B2(h), which is DPM-Solver++(2M), and UniC-2: clean latents as a parabola in log SNR.
+    UniP-2 with B2(h) is DPM-Solver++(2M). UniC-2 takes the clean latents as a parabola in log SNR.
     """
     before = older = None
     for now, to in run:
-        start, last, older_clean = R1, R2, R3
-        latents, clean = LATENTS, now.clean
+        start, last, older_denoised = R1, R2, R3
+        latents, denoised = LATENTS, now.denoised
         if older and older.ratio > before.ratio > now.ratio:
             nodes = [1 / level.ratio for level in (now, before, older)]
-            moved = integrate(nodes, nodes[1], nodes[0], log=True) @ [now.clean, last, older_clean]
+            moved = integrate(nodes, nodes[1], nodes[0], log=True) @ [now.denoised, last, older_denoised]
             latents = now.sigma * (start / before.sigma + moved)
         elif before:
-            latents = approach(before, now, start, (now.clean + last) / 2)
+            latents = approach(before, now, start, (now.denoised + last) / 2)
         if before and to.sigma > 0:
-            clean = midway(now, to, (now, now.clean), (before, last))
-        yield Call(now, to, approach(now, to, latents, clean), registers=(latents, now.clean, last))
+            denoised = midway(now, to, (now, now.denoised), (before, last))
+        yield Call(now, to, approach(now, to, latents, denoised), registers=(latents, now.denoised, last))
         before, older = now, before
 
 
-def approach(now: Level, to: Level, latents: Symbol, clean: Symbol, rate: int = 1) -> Symbol:
-    """The latents at the level `to` if clean latents are `clean` all the way; exp(-rate h) of the rest remains."""
+def approach(now: Level, to: Level, latents: Symbol, denoised: Symbol, rate: int = 1) -> Symbol:
+    """The latents at the level `to`, if `denoised` holds all the way; exp(-rate h) of the rest remains."""
     rest = (to.ratio / now.ratio) ** rate
-    return to.alpha * (rest * latents / now.alpha + (1 - rest) * clean)
+    return to.alpha * (rest * latents / now.alpha + (1 - rest) * denoised)
 
 
 def midway(start: Level, end: Level, a: tuple[Level, Symbol], b: tuple[Level, Symbol]) -> Symbol:
     """Clean latents in the middle of a step in log SNR, on the line through those of two calls."""
-    (level, clean), (other_level, other_clean) = a, b
+    (level, denoised), (other_level, other_denoised) = a, b
     if level.ratio == other_level.ratio:
-        return clean
+        return denoised
     share = ((start.log_snr + end.log_snr) / 2 - level.log_snr) / (other_level.log_snr - level.log_snr)
-    return clean + share * (other_clean - clean)
+    return denoised + share * (other_denoised - denoised)
 
 
 def integrate(nodes: Sequence[float], start: float, end: float, log: bool = False) -> Float[np.ndarray, " nodes"]:
-    """What values at the nodes weigh in the integral, from start to end, of the polynomial through them.
+    """The weights of values at the nodes in the integral, from start to end, of the polynomial through them.
 
-    The polynomial is in x, or in log x with `log`; Gauss and Legendre's points find its integral to rounding.
+    The polynomial is in x, or with `log` in log x. Gauss-Legendre points give its integral to rounding.
     """
     if log:
         nodes, start, end = np.log(nodes), np.log(start), np.log(end)

@@ -1,4 +1,4 @@
-"""Samplers whose steps know nothing of the steps before: one call a step, or two for second order."""
+"""One-step samplers: a step uses no earlier step. One call a step, or two for second order."""
 
 import math
 
@@ -8,34 +8,34 @@ LCM_SIGMA_DATA, LCM_TIMESTEP_SCALING = 0.5, 10.0
 
 
 def euler(run: Run) -> Calls:
-    """Keep the predicted eps and lower its share: DDIM (Song et al., 2010.02502, Eq. 12 with sigma 0).
+    """DDIM (Song et al., 2010.02502, Eq. 12 with sigma 0): keep the predicted eps and lower its share.
 
     Where alpha is 1 this is Euler's method on dx/dsigma = eps (Karras et al., 2206.00364).
     """
     for now, to in run:
-        yield Call(now, to, to.latents(now.clean, now.eps))
+        yield Call(now, to, to.latents(now.denoised, now.eps))
 
 
 def euler_a(run: Run) -> Calls:
-    """Euler's method to below the next level, then fresh noise up to it (k-diffusion's ancestral step, eta 1).
+    """Euler's method to below the next level, then fresh noise up to it: k-diffusion's ancestral step, eta 1.
 
-    For exploding latents, as are `heun` and `dpm2`.
+    For exploding latents, like `heun` and `dpm2`.
     """
     for now, to in run:
         down, up = ancestral(now, to)
-        yield Call(now, to, now.clean + down * now.eps + up * NOISE, draws=True)
+        yield Call(now, to, now.denoised + down * now.eps + up * NOISE, draws=True)
 
 
 def ancestral(now: Level, to: Level) -> tuple[float, float]:
-    """How far down to go without noise, and how much noise then leads to the level `to`."""
+    """The sigma to go down to without noise, and that of the noise which then leads to the level `to`."""
     down = to.sigma**2 / now.sigma
     return down, math.sqrt(to.sigma**2 - down**2)
 
 
 def heun(run: Run) -> Calls:
-    """An Euler step, repeated with the mean of the slopes at its ends (Karras et al., 2206.00364, Algorithm 1)."""
+    """Heun's method (Karras et al., 2206.00364, Algorithm 1): an Euler step, redone with the mean of its end slopes."""
     for now, to in run:
-        tried = to.latents(now.clean, now.eps)
+        tried = to.latents(now.denoised, now.eps)
         if to.sigma == 0:
             yield Call(now, to, tried)
         else:
@@ -45,29 +45,30 @@ def heun(run: Run) -> Calls:
 
 
 def dpm2(run: Run, noisy: bool = False) -> Calls:
-    """A step with the slope found halfway, in log sigma: DPM-Solver-2 (Lu et al., 2206.00927, Algorithm 1).
+    """DPM-Solver-2 (Lu et al., 2206.00927, Algorithm 1): a step by the slope at its middle in log sigma.
 
-    `noisy` makes each an ancestral step: `dpm2_a`.
+    `noisy` makes every step an ancestral one: `dpm2_a`.
     """
     for now, to in run:
         down, up = ancestral(now, to) if noisy else (to.sigma, 0.0)
         if to.sigma == 0:
-            yield Call(now, to, now.clean)
+            yield Call(now, to, now.denoised)
         else:
             middle = run.at_ratio(math.sqrt(now.sigma * down))
-            yield Call(now, middle, middle.latents(now.clean, now.eps), registers=(LATENTS,), trial=True)
+            yield Call(now, middle, middle.latents(now.denoised, now.eps), registers=(LATENTS,), trial=True)
             start = R1
             yield Call(middle, to, start + (down - now.sigma) * middle.eps + up * NOISE, draws=noisy)
 
 
 def ddpm(run: Run) -> Calls:
-    """A draw from q(next latents | latents, clean) (Ho et al., 2006.11239, Eq. 6 and 7).
+    """A draw from q(next latents | latents, clean latents) (Ho et al., 2006.11239, Eq. 6 and 7).
 
-    For latents of kept variance. diffusers draws at every timestep but 0, though the last draw has no weight.
+    For latents that keep their variance. diffusers draws at every timestep but 0; the last draw has no weight.
     """
     for now, to in run:
         alpha = (now.alpha / to.alpha) ** 2  # Eq. 4's, of this step
-        mean = (to.alpha * (1 - alpha) * now.clean + math.sqrt(alpha) * to.sigma**2 * LATENTS) / now.sigma**2
+        mean = to.alpha * (1 - alpha) * now.denoised + math.sqrt(alpha) * to.sigma**2 * LATENTS
+        mean = mean / now.sigma**2
         spread = math.sqrt(1 - alpha) * to.sigma / now.sigma
         yield Call(now, to, mean + spread * NOISE, draws=now.timestep > 0)
 
@@ -80,5 +81,5 @@ def lcm(run: Run) -> Calls:
     for now, to in run:
         time = LCM_TIMESTEP_SCALING * now.timestep
         size = math.hypot(time, LCM_SIGMA_DATA)
-        clean = (LCM_SIGMA_DATA / size) ** 2 * LATENTS + time / size * now.clean
-        yield Call(now, to, to.latents(clean, NOISE), draws=to.sigma > 0)
+        denoised = (LCM_SIGMA_DATA / size) ** 2 * LATENTS + time / size * now.denoised
+        yield Call(now, to, to.latents(denoised, NOISE), draws=to.sigma > 0)

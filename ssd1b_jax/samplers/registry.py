@@ -8,7 +8,7 @@ from functools import partial
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.samplers.multistep import deis, dpmpp_2m, dpmpp_2s, lms, pndm, unipc
 from ssd1b_jax.samplers.onestep import ddpm, dpm2, euler, euler_a, heun, lcm
-from ssd1b_jax.samplers.schedule import Grid
+from ssd1b_jax.samplers.schedule import NoiseGrid
 from ssd1b_jax.samplers.symbols import Calls, Run
 
 
@@ -23,18 +23,22 @@ class Sampler:
 
     description: str
     calls: Callable[[Run], Calls]
-    grid: Grid
+    grid: NoiseGrid
     names: tuple[str, ...]
-    karras: Grid | None = None
+    karras: NoiseGrid | None = None
     exploding: bool = True
     stochastic: bool = False
     calls_per_step: int = 1
 
 
 # The grids are those of diffusers' scheduler classes, at their defaults and SSD-1B's settings.
-_K, _K_KARRAS, _K_KARRAS_WHOLE = Grid(), Grid(karras=True), Grid(karras=True, whole=True)
-_DDPM, _STRIDE = Grid(whole=True), Grid(whole=True, stride=True, end="least")
-_DPM, _DPM_KARRAS = Grid(whole=True, spare=True), Grid(whole=True, spare=True, karras=True)
+_K = NoiseGrid()
+_K_KARRAS = NoiseGrid(karras=True)
+_K_KARRAS_ROUNDED = NoiseGrid(karras=True, round_timesteps=True)
+_DDPM = NoiseGrid(round_timesteps=True)
+_DDIM = NoiseGrid(round_timesteps=True, fixed_stride=True, final_sigma="sigma_min")
+_DPM = NoiseGrid(round_timesteps=True, extra_timestep=True)
+_DPM_KARRAS = replace(_DPM, karras=True)
 
 _ROWS: dict[str, Sampler] = {
     "euler": Sampler(
@@ -51,16 +55,16 @@ _ROWS: dict[str, Sampler] = {
     ),
     "dpm2": Sampler(
         "two calls a step, the second halfway: second order, like heun",
-        dpm2, _K, ("KDPM2DiscreteScheduler",), _K_KARRAS_WHOLE, calls_per_step=2,
+        dpm2, _K, ("KDPM2DiscreteScheduler",), _K_KARRAS_ROUNDED, calls_per_step=2,
     ),
     "dpm2_a": Sampler(
         "dpm2 with fresh noise at every step",
-        partial(dpm2, noisy=True), _K, ("dpm 2 ancestral", "KDPM2AncestralDiscreteScheduler"), _K_KARRAS_WHOLE,
+        partial(dpm2, noisy=True), _K, ("dpm 2 ancestral", "KDPM2AncestralDiscreteScheduler"), _K_KARRAS_ROUNDED,
         stochastic=True, calls_per_step=2,
     ),
     "ddim": Sampler(
         "first order, the classic; ends at the least trained noise level",
-        euler, _STRIDE, ("DDIMScheduler",), exploding=False,
+        euler, _DDIM, ("DDIMScheduler",), exploding=False,
     ),
     "ddpm": Sampler(
         "the diffusion run backwards, fresh noise at every step: wants many steps",
@@ -72,7 +76,7 @@ _ROWS: dict[str, Sampler] = {
     ),
     "pndm": Sampler(
         "ddim of fourth order, with one call more than steps; was Stable Diffusion's first default",
-        pndm, replace(_STRIDE, twice=True), ("PLMS", "PNDMScheduler"), exploding=False,
+        pndm, replace(_DDIM, repeat_second=True), ("PLMS", "PNDMScheduler"), exploding=False,
     ),
     "dpmpp_2m": Sampler(
         "one call a step, second order: good in 20 steps",
@@ -94,12 +98,12 @@ _ROWS: dict[str, Sampler] = {
     ),
     "deis": Sampler(
         "one call a step, second order; ends at the least trained noise level",
-        deis, replace(_DPM, end="least"), ("DEISMultistepScheduler",), replace(_DPM_KARRAS, end="least"),
-        exploding=False,
+        deis, replace(_DPM, final_sigma="sigma_min"), ("DEISMultistepScheduler",),
+        replace(_DPM_KARRAS, final_sigma="sigma_min"), exploding=False,
     ),
     "lcm": Sampler(
         "for models distilled to 2 to 8 steps, with their own timesteps: fresh noise at every step but the last",
-        lcm, Grid(whole=True, spacing="consistency"), ("LCMScheduler",), exploding=False, stochastic=True,
+        lcm, replace(_DDPM, spacing="consistency"), ("LCMScheduler",), exploding=False, stochastic=True,
     ),
 }  # fmt: skip
 

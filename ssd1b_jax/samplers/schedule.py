@@ -1,8 +1,8 @@
 """Betas, noise levels and timesteps, and where a strength starts: NumPy in float64, on the host.
 
-A schedule is an array: `sigmas[t]` is the noise level of training timestep t in the variance
-exploding view, latents = clean + sigma * eps (Karras et al., 2206.00364). `solvers` turns the
-levels that one picture walks down into a table.
+A schedule is an array: `sigmas[t]` is the noise level of training timestep t, where latents are
+clean + sigma * eps (Karras et al., 2206.00364). `table` turns the levels that one picture walks down
+into a table.
 """
 
 import math
@@ -16,35 +16,36 @@ from ssd1b_jax.config import ScheduleConfig
 from ssd1b_jax.errors import RequestError
 
 KARRAS_RHO = 7.0
-LCM_STEPS = 50  # that latent consistency models are distilled from (Luo et al., 2310.04378)
+LCM_STEPS = 50  # latent consistency models are distilled from these (Luo et al., 2310.04378)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
-    """How a sampler lays its noise levels: the points in which diffusers' schedulers disagree.
+class NoiseGrid:
+    """How a sampler spaces its noise levels: the points in which diffusers' schedulers disagree.
 
-    `karras` replaces the levels between the first and the last by Karras et al.'s. `whole` rounds
-    timesteps to trained ones. `spare` lays one timestep more than there are steps and drops the
-    lowest, and spans Karras levels over all of training: the DPM-Solver family. `spacing`, where a
-    sampler has its own, is used whatever the model or the request says: "consistency" is evenly
-    through the LCM_STEPS that latent consistency models learn. `stride` ends every step
-    num_train_timesteps // steps below its start, which unless timesteps are leading is not quite
-    where the next one starts: so diffusers' DDIM and PNDM (but not with exact steps). `twice` lists
-    the second timestep twice, for PNDM's first step. `end` is the level after the last step: no
-    noise, or the least that was trained.
+    - `karras`: the levels between the first and the last are Karras et al.'s.
+    - `round_timesteps`: timesteps are rounded to trained ones.
+    - `extra_timestep`: one timestep more than there are steps is laid and the lowest dropped, and Karras
+      levels span all of training. The DPM-Solver family does so.
+    - `spacing`: the sampler's own spacing, whatever the model or the request asks for. "consistency" spreads
+      timesteps evenly over the LCM_STEPS that latent consistency models learn.
+    - `fixed_stride`: every step ends num_train_timesteps // steps below its start. Unless timesteps are
+      leading, the next step starts elsewhere. diffusers' DDIM and PNDM do so; exact steps don't.
+    - `repeat_second`: the second timestep stands twice, for PNDM's first step.
+    - `final_sigma`: the level after the last step, no noise or the least that was trained.
     """
 
     karras: bool = False
-    whole: bool = False
-    spare: bool = False
+    round_timesteps: bool = False
+    extra_timestep: bool = False
     spacing: Literal["linspace", "consistency"] | None = None
-    stride: bool = False
-    twice: bool = False
-    end: Literal["zero", "least"] = "zero"
+    fixed_stride: bool = False
+    repeat_second: bool = False
+    final_sigma: Literal["zero", "sigma_min"] = "zero"
 
 
 class Steps(NamedTuple):
-    """Where the steps of a full run start and end; a strength skips those before `first`."""
+    """Where each step of a full run starts and ends. A strength below 1 skips the steps before `first`."""
 
     timesteps: Float[np.ndarray, "steps 2"]
     sigmas: Float[np.ndarray, "steps 2"]
@@ -71,14 +72,14 @@ def trained_sigmas(config: ScheduleConfig) -> Float[np.ndarray, " timesteps"]:
 def sigma_at(
     trained: Float[np.ndarray, " timesteps"], timesteps: Float[np.ndarray, " steps"]
 ) -> Float[np.ndarray, " steps"]:
-    """Noise levels at timesteps that may lie between the trained ones; held constant beyond both ends."""
+    """Noise levels at timesteps, interpolated between the trained ones and constant beyond both ends."""
     return np.interp(timesteps, np.arange(len(trained)), trained)
 
 
 def timestep_at(
     trained: Float[np.ndarray, " timesteps"], sigmas: Float[np.ndarray, " steps"]
 ) -> Float[np.ndarray, " steps"]:
-    """The timestep, perhaps fractional, whose noise level is `sigmas`: linear in log sigma."""
+    """Timesteps, perhaps fractional, whose noise levels are `sigmas`: linear in log sigma."""
     return np.interp(np.log(sigmas), np.log(trained), np.arange(len(trained)))
 
 
@@ -88,14 +89,14 @@ def karras_sigmas(sigma_max: float, sigma_min: float, num_inference_steps: int) 
     return ramp**KARRAS_RHO
 
 
-def spaced_timesteps(config: ScheduleConfig, num_inference_steps: int, grid: Grid) -> Float[np.ndarray, " steps"]:
+def spaced_timesteps(config: ScheduleConfig, num_inference_steps: int, grid: NoiseGrid) -> Float[np.ndarray, " steps"]:
     """Timesteps of a full run, falling, as diffusers has them (Lin et al., 2305.08891, Table 2).
 
-    But that leading ones stay apart where a spare one leaves no room (diffusers' are then all the
-    same), and that trailing ones are as many as asked for (61 steps are 62 in diffusers, by rounding).
+    Two edges differ. Leading timesteps stay apart where the extra one leaves no room; diffusers' are
+    then all the same. Trailing timesteps are as many as asked for; in diffusers 61 steps are 62, by rounding.
     """
     total, steps = config.num_train_timesteps, num_inference_steps
-    points = steps + grid.spare
+    points = steps + grid.extra_timestep
     match grid.spacing or config.timestep_spacing:
         case "leading":
             timesteps = np.arange(points)[::-1] * max(1, total // points) + float(config.steps_offset)
@@ -106,8 +107,10 @@ def spaced_timesteps(config: ScheduleConfig, num_inference_steps: int, grid: Gri
         case "consistency":
             learned = np.arange(LCM_STEPS, 0, -1) * (total // LCM_STEPS) - 1.0
             timesteps = learned[np.linspace(0, LCM_STEPS, steps, endpoint=False).astype(int)]
-    timesteps = (timesteps.round() if grid.whole else timesteps)[:steps]
-    return np.insert(timesteps, 1, timesteps[1:2]) if grid.twice else timesteps
+    if grid.round_timesteps:
+        timesteps = timesteps.round()
+    timesteps = timesteps[:steps]
+    return np.insert(timesteps, 1, timesteps[1:2]) if grid.repeat_second else timesteps
 
 
 def steps_to_run(num_inference_steps: int, strength: float) -> int:
@@ -123,18 +126,17 @@ def steps_to_run(num_inference_steps: int, strength: float) -> int:
 
 
 def noise_levels(
-    config: ScheduleConfig, grid: Grid, num_inference_steps: int, strength: float, exact_steps: bool = False
+    config: ScheduleConfig, grid: NoiseGrid, num_inference_steps: int, strength: float, exact_steps: bool = False
 ) -> Steps:
     """Timesteps and noise levels between which the steps go. RequestError for numbers that run no step.
 
-    By default a strength runs the last int(num_inference_steps * strength) steps of the full run,
-    as diffusers does: 30 steps know only 30 strengths, and 4 steps at 0.6 are 2.
+    By default the last int(num_inference_steps * strength) steps of the full run are run, as in
+    diffusers. So 30 steps know only 30 strengths, and 4 steps at 0.6 are 2.
 
-    With `exact_steps` all of them run. The timesteps of the full run are multiplied by the
-    strength, and noise levels interpolated between the trained ones (linearly, like those of
-    fractional timesteps everywhere): the start moves continuously with strength, from almost no
-    noise to the full run itself at strength 1. Karras levels lie between the ends so found, and
-    every step ends where the next starts.
+    With `exact_steps` all steps run. The full run's timesteps are multiplied by the strength, and
+    noise levels are interpolated linearly between the trained ones. So the start moves continuously
+    with strength, from almost no noise to the full run at strength 1. Karras levels lie between these
+    two ends, and every step ends where the next starts.
     """
     total = config.num_train_timesteps
     most = LCM_STEPS if grid.spacing == "consistency" else total
@@ -149,15 +151,22 @@ def noise_levels(
     timesteps = stretch * spaced_timesteps(config, num_inference_steps, grid)
     sigmas = sigma_at(trained, timesteps)
     if grid.karras:
-        highest, lowest = sigma_at(trained, stretch * np.array([total - 1.0, 0.0])) if grid.spare else sigmas[[0, -1]]
-        sigmas = karras_sigmas(highest, lowest, num_inference_steps)
+        ends = sigmas[[0, -1]]
+        if grid.extra_timestep:
+            ends = sigma_at(trained, stretch * np.array([total - 1.0, 0.0]))
+        sigmas = karras_sigmas(*ends, num_inference_steps)
         timesteps = timestep_at(trained, sigmas)
-        if grid.whole and not exact_steps:
+        if grid.round_timesteps and not exact_steps:
             timesteps = timesteps.round()
-    if grid.stride and not exact_steps:
+    if grid.fixed_stride and not exact_steps:
         next_timesteps = timesteps - total // num_inference_steps
         next_sigmas = sigma_at(trained, next_timesteps)
     else:
+        final_sigma = 0.0 if grid.final_sigma == "zero" else trained[0]
         next_timesteps = np.append(timesteps[1:], 0.0)
-        next_sigmas = np.append(sigmas[1:], {"zero": 0.0, "least": trained[0]}[grid.end])
-    return Steps(np.stack([timesteps, next_timesteps], axis=1), np.stack([sigmas, next_sigmas], axis=1), first)
+        next_sigmas = np.append(sigmas[1:], final_sigma)
+    return Steps(
+        timesteps=np.stack([timesteps, next_timesteps], axis=1),
+        sigmas=np.stack([sigmas, next_sigmas], axis=1),
+        first=first,
+    )

@@ -1,7 +1,7 @@
-"""What samplers are written in: symbols for what a model call is given, noise levels, and the run to make.
+"""The language of samplers: symbols for the inputs of a model call, noise levels, and the run's steps.
 
 The names `LATENTS` to `NOISE` are the rows of a unit matrix. A sampler computes with them as its
-paper does with the latents, the model's output and the noise, and what comes out are coefficients.
+paper computes with latents, the model's output and noise. The results are coefficients.
 """
 
 import math
@@ -23,7 +23,7 @@ Symbol = Float[np.ndarray, " inputs"]
 
 @dataclass(frozen=True)
 class Level:
-    """A noise level, where latents are `alpha * clean + sigma * eps`, and what the model's output says there."""
+    """A noise level: latents are `alpha * denoised + sigma * eps`, and the model predicts eps or v."""
 
     timestep: float
     alpha: float
@@ -31,18 +31,18 @@ class Level:
     prediction_type: Literal["epsilon", "v_prediction"]
 
     @property
-    def scale(self) -> float:
-        """The model expects latents whose noise and signal have squares that add to 1."""
+    def input_scale(self) -> float:
+        """The factor for the model's input, whose alpha and sigma have squares that add to 1."""
         return 1 / math.hypot(self.alpha, self.sigma)
 
     @property
     def ratio(self) -> float:
-        """Noise to signal: sigma where alpha is 1."""
+        """Noise to signal; sigma where alpha is 1."""
         return self.sigma / self.alpha
 
     @property
     def log_snr(self) -> float:
-        """Half of it: lambda in the papers, in which DPM-Solver measures steps. Not of the level without noise."""
+        """Half the log signal-to-noise ratio: lambda in DPM-Solver's papers. The level must have noise."""
         return -math.log(self.ratio)
 
     @property
@@ -50,25 +50,26 @@ class Level:
         return self.eps_of(LATENTS, OUTPUT)
 
     @property
-    def clean(self) -> Symbol:
-        return self.clean_of(LATENTS, self.eps)
+    def denoised(self) -> Symbol:
+        return self.denoised_of(LATENTS, self.eps)
 
     def eps_of(self, latents: Symbol, output: Symbol) -> Symbol:
         if self.prediction_type == "epsilon":
             return output
-        return self.scale * (self.alpha * output + self.sigma * self.scale * latents)  # Salimans & Ho, 2202.00512
+        # Salimans & Ho, 2202.00512
+        return self.input_scale * (self.alpha * output + self.sigma * self.input_scale * latents)
 
-    def clean_of(self, latents: Symbol, eps: Symbol) -> Symbol:
+    def denoised_of(self, latents: Symbol, eps: Symbol) -> Symbol:
         return (latents - self.sigma * eps) / self.alpha
 
-    def latents(self, clean: Symbol, eps: Symbol) -> Symbol:
-        return self.alpha * clean + self.sigma * eps
+    def latents(self, denoised: Symbol, eps: Symbol) -> Symbol:
+        return self.alpha * denoised + self.sigma * eps
 
 
 class Call(NamedTuple):
-    """A model call at a level, the level that it leads `to`, and the latents and registers that follow.
+    """A model call at `level`, and the latents, at the level `to`, and registers that follow.
 
-    `trial`: the step goes on with another call. `draws`: diffusers draws noise here, whether it has weight or not.
+    `trial`: the step goes on with another call. `draws`: diffusers draws noise here, even of no weight.
     """
 
     level: Level
@@ -84,10 +85,10 @@ Calls = Iterator[Call]
 
 @dataclass(frozen=True)
 class Run:
-    """The steps to make, each from one level to another: iterating gives those that a strength leaves.
+    """The steps to run, each from one level to another. Iterating gives those that a strength leaves.
 
-    `steps` and `len` are of the full run, since some samplers count from its start or its end.
-    `exploding` latents are clean + sigma * eps; the others keep their variance.
+    `steps` and `len` are of the full run: some samplers count from its start or its end.
+    `exploding` latents have alpha 1; the others keep their variance.
     """
 
     path: Steps
