@@ -1,6 +1,7 @@
 """Prompts in AUTOMATIC1111's syntax: parsed, put into chunks of ids and weights, and applied to hidden states."""
 
 import random
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from ssd1b_jax import prompts
 from ssd1b_jax.checkpoints.model_folder import EMBEDDED
 from ssd1b_jax.engine.stages import emphasize
+from ssd1b_jax.errors import RequestError
 from ssd1b_jax.prompts import Chunks, encode, pad, parse
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 
@@ -141,10 +143,42 @@ def test_text_without_syntax_comes_back_whole():
 
 def test_long_prompts_are_read_in_one_pass():
     """Readers that look ahead again and again would take minutes for these."""
-    spaces, deep = " " * 200_000, "[(" * 50
+    spaces, deep = " " * 40_000, "[(" * 50
     assert parse(f"a:{spaces}BREAK{spaces}b")[1][0].text == "b"
     assert len(parse(spaces + "(a")[0]) == 2
     assert parse(deep + "a:" * 1000)[0][0].text == "a:" * 1000
+
+
+MANY = 99_900
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("(a:" + "1" * MANY, 1),
+        ("(a:1" + " " * MANY, 1),
+        ("(a:" + " 1." * (MANY // 3), 1),
+        (":" * MANY, 1),
+        (")" * MANY, 1),
+        ("(a)b" * (MANY // 4), 2 * (MANY // 4)),
+        ("[(" * 49 + "(a)b" * (MANY // 5), 2 * (MANY // 5)),
+        ("(a:0.5)" * (MANY // 7), 1),
+        (r"\(" * (MANY // 2), 1),
+        ("BREAK " * (MANY // 6), MANY // 6 + 1),
+    ],
+    ids=lambda value: value[:8] if isinstance(value, str) else "",
+)
+def test_the_time_to_read_a_prompt_grows_with_its_length(prompt, pieces):
+    """Each is among the slowest of its kind; a reader that steps back or scales again would take minutes."""
+    began = time.process_time()
+    assert sum(map(len, parse(prompt))) == pieces
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_prompt_longer_than_any_use_is_refused(tokenizer, weighted):
+    with pytest.raises(RequestError, match="at most 100000 characters, got 500003"):
+        encode(tokenizer, "(a:" + "1" * 500_000, weighted=weighted)
 
 
 def body(tokenizer, chunks):

@@ -1,6 +1,6 @@
 """Prompts to token ids: CLIP's byte-pair encoding by the `tokenizers` library.
 
-The rules are those of transformers' CLIPTokenizer, without importing transformers, which costs
+The rules are those of transformers' CLIPTokenizer. transformers itself is not imported: that costs
 more time than the rest of a cold start.
 """
 
@@ -45,18 +45,18 @@ class Encoded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """`ids` of fixed length, and the end of the prompt that did not fit, if any."""
+class Row:
+    """One row of ids for a text encoder, and the end of the prompt that did not fit, if any."""
 
     ids: Int32[np.ndarray, " length"]
     dropped: str = ""
 
 
 class PromptTokenizer:
-    """One of a model's two tokenizers; they differ in what they pad with.
+    """One of a model's two tokenizers, which differ in their padding.
 
-    `length` is that of a row of ids; `begin`, `end` and `pad` are ids. Special tokens are to be among
-    the added tokens of `bpe`, which are found in a prompt before words are split.
+    `length` is that of a row of ids. `begin`, `end` and `pad` are ids. Special tokens must be among the
+    added tokens of `bpe`, which it looks for before it splits words.
     """
 
     def __init__(self, bpe: Tokenizer, *, length: int, pad_token: str):
@@ -69,9 +69,9 @@ class PromptTokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path, *, length: int) -> "PromptTokenizer":
-        """Read `tokenizer.json`, or `vocab.json` and `merges.txt`; padding is in `tokenizer_config.json`.
+        """Read `tokenizer.json`, or `vocab.json` and `merges.txt`, and the padding from `tokenizer_config.json`.
 
-        As transformers does, this takes words, merges and added tokens from `tokenizer.json`, no rules.
+        Of `tokenizer.json` only words, merges and added tokens are read, as in transformers. Its rules are not.
         """
         folder = Path(folder)
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ class PromptTokenizer:
         return cls(bpe, length=length, pad_token=pad["content"] if isinstance(pad, Mapping) else pad)
 
     def encode(self, text: str) -> Encoded:
-        """The ids of a text of any length, without those that begin, end and pad it.
+        """The ids of a text of any length, without those that begin, end or pad a row.
 
         Raises RequestError for half a surrogate pair, which stands for no character.
         """
@@ -106,27 +106,28 @@ class PromptTokenizer:
 
     @property
     def room(self) -> int:
-        """How many ids of a text fit into a row."""
+        """The number of a text's ids that fit into a row."""
         return self.length - 2
 
     def frame(self, ids: Sequence[int]) -> Int32[np.ndarray, " length"]:
-        """A row of `<|startoftext|>`, at most `room` ids, `<|endoftext|>` and padding."""
+        """A row: `<|startoftext|>`, the ids (at most `room`), `<|endoftext|>`, padding."""
         row = np.full(self.length, self.pad, np.int32)
         row[: len(ids) + 2] = [self.begin, *ids, self.end]
         return row
 
     def vocabulary(self) -> dict[str, int]:
-        """Every entry's id, the special ones too."""
+        """The id of every word, special ones included."""
         return self._bpe.get_vocab(with_added_tokens=True)
 
-    def __call__(self, prompt: str) -> Tokens:
-        """One row, of a prompt that is cut if it is too long."""
+    def __call__(self, prompt: str) -> Row:
+        """One row. A prompt that is too long is cut."""
         ids, starts = self.encode(prompt)
-        return Tokens(self.frame(ids[: self.room]), prompt[starts[self.room] :] if len(ids) > self.room else "")
+        dropped = prompt[starts[self.room] :] if len(ids) > self.room else ""
+        return Row(self.frame(ids[: self.room]), dropped)
 
 
 def _special_tokens(config: Mapping[str, Any], added: Mapping[str, AddedToken]) -> dict[str, AddedToken]:
-    """Added tokens, and those that only the config names: of several ways to find one, transformers takes the last."""
+    """The added tokens, and those that only the config names. As in transformers, the last spelling counts."""
     special = dict(added)
     named = []
     for name, default in (("bos_token", BEGIN), ("eos_token", END), ("unk_token", END), ("pad_token", END)):
@@ -140,6 +141,6 @@ def _special_tokens(config: Mapping[str, Any], added: Mapping[str, AddedToken]) 
 
 
 def _added_token(token: Mapping[str, Any]) -> AddedToken:
-    """`normalized` ones are found in any case of letters."""
+    """A special token. `normalized` ones match upper and lower case."""
     flags = {name: token[name] for name in ("single_word", "lstrip", "rstrip", "normalized") if name in token}
     return AddedToken(token["content"], special=True, **flags)
