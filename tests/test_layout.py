@@ -37,6 +37,7 @@ ROOMS = {
     "training": "arguments pipeline",
 }
 GROUND = list(ROOMS)[: list(ROOMS).index("result") + 1]
+COMPOSERS = {f"training.{name}" for name in ("artwork", "judge", "pictures")}  # of pictures to learn from
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -90,7 +91,7 @@ assert not heavy, heavy
     ("library", "home"),
     [
         ("orbax", {"checkpoints.orbax"}),
-        ("PIL", {"images.codec", "grid.letters"}),  # the second only draws letters
+        ("PIL", {"images.codec", "grid.letters", *COMPOSERS}),  # letters only draws them
         ("torch", {"bench.peer"}),
         ("diffusers", {"bench.peer"}),
         ("openvino", {"bench.openvino"}),

@@ -1,93 +1,30 @@
-"""How the embedded model is made: captions, pictures, the loop, and the figures' own feature."""
+"""How the embedded model is made: the loop, its vocabulary, and the networks' learning."""
 
 import dataclasses
 import json
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import artwork as artwork_fixture
 from helpers import tiny
 
+from ssd1b_jax.checkpoints import lora, model_folder
 from ssd1b_jax.engine.devices import Devices
-from ssd1b_jax.training import autoencoder, data, denoiser, doodles, evaluate, loop, vocabulary
-from ssd1b_jax.training.things import BACKGROUNDS, COLORS, NAMES, THINGS, caption, is_held_out, prompt
+from ssd1b_jax.training import autoencoder, denoiser, distillation, doodles, latents, loop, vocabulary
+from ssd1b_jax.training.captions import Writer
+from ssd1b_jax.training.model import emoji_128
+from ssd1b_jax.training.things import NAMES, THINGS
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """A folder as `fetch` leaves it, with a drawing of its own three colors for every thing."""
-    folder = tmp_path_factory.mktemp("npm")
-    rng = np.random.default_rng(0)
-    icons, chars, emoji = {}, {}, {}
-    for i, name in enumerate(THINGS):
-        left, right, middle = (data.hex_color(color) for color in rng.uniform(0, 255, (3, 3)))
-        icons[f"icon-{i}"] = {
-            "body": f'<path d="M4 4h12v24h-12z" fill="{left}"/><path d="M16 4h12v24h-12z" fill="{right}"/>'
-            f'<circle cx="16" cy="16" r="7" fill="{middle}"/>'
-        }
-        chars[f"{0x1F300 + i:x}"] = f"icon-{i}"
-        emoji[chr(0x1F300 + i)] = {"name": name}
-    drawings, names = folder / "drawings" / "package", folder / "names" / "package"
-    drawings.mkdir(parents=True), names.mkdir(parents=True)
-    (drawings / "icons.json").write_text(json.dumps({"icons": icons}))
-    (drawings / "chars.json").write_text(json.dumps(chars))
-    (drawings / "metadata.json").write_text(json.dumps({"categories": {"People & Body": []}}))
-    (names / "data-by-emoji.json").write_text(json.dumps(emoji))
-    return folder
+def sprites():
+    return artwork_fixture.sprites()
 
 
-@pytest.fixture(scope="module")
-def pictures(source, tmp_path_factory):
-    target = tmp_path_factory.mktemp("pictures")
-    data.render(source, target, per_thing=2, scenes=8)
-    return target
-
-
-def test_things_have_distinct_names_and_captions_say_them():
-    assert len(set(NAMES)) == len(NAMES)
-    rng = np.random.default_rng(0)
-    for thing, words in enumerate(THINGS.values()):
-        made = [caption(rng, thing, 4) for _ in range(60)]
-        for text, says_thing, says_color in made:
-            assert any(word in text for word in words) or not says_thing
-            assert "blue" in text or not says_color
-        assert {(says_thing, says_color) for _, says_thing, says_color in made} == {
-            (True, True),
-            (True, False),
-            (False, True),
-        }
-    assert prompt(NAMES.index("owl"), COLORS.index("orange")) == "an owl on an orange background"
-
-
-def test_held_out_pairs_are_one_background_a_thing_and_never_rendered(pictures):
-    held_out = [[is_held_out(thing, color) for color in range(len(COLORS))] for thing in range(len(THINGS))]
-    assert (np.sum(held_out, axis=1) == 1).all()
-    assert (np.sum(held_out, axis=0) > 0).all()
-    labels = np.load(pictures / "labels.npy")
-    assert len(labels) == 2 * len(THINGS) + 8 and (labels[-8:] == -1).all()
-    assert not any(held_out[thing][color] for thing, color in labels[:-8])
-    assert np.load(pictures / "pixels.npy").shape == (len(labels), data.SIZE, data.SIZE, 3)
-
-
-def test_rendering_follows_from_the_seed(source, pictures, tmp_path):
-    data.render(source, tmp_path, per_thing=2, scenes=8)
-    assert np.array_equal(np.load(tmp_path / "pixels.npy"), np.load(pictures / "pixels.npy"))
-
-
-def test_a_drawing_on_its_own_color_gets_an_edge():
-    red = '<circle cx="16" cy="16" r="10" fill="#dd2e44"/>'
-    assert data.needs_edge(red, BACKGROUNDS["red"]) and not data.needs_edge(red, BACKGROUNDS["blue"])
-
-
-def test_the_judge_knows_pictures_it_has_not_made(source):
-    drawings = data.load_drawings(source)
-    judge = evaluate.Judge(drawings)
-    rng = np.random.default_rng(1)
-    pairs = [(thing, (thing + 3) % len(COLORS)) for thing in range(len(THINGS))]
-    made = [data.render_thing(rng, drawings, thing, color, False) for thing, color in pairs]
-    assert np.mean([judge.background(pixels) == color for pixels, (_, color) in zip(made, pairs, strict=True)]) == 1
-    assert np.mean([judge.things(pixels)[0] == thing for pixels, (thing, _) in zip(made, pairs, strict=True)]) >= 0.95
+WRITER = Writer([(noun, "🍎") for noun in NAMES], [-1] * len(THINGS))
 
 
 def test_the_vocabulary_has_clips_layout():
@@ -96,7 +33,7 @@ def test_the_vocabulary_has_clips_layout():
     assert len(entries) == 600 and list(vocab.values()) == list(range(600))
     assert entries[0] == "!" and entries[256] == "!</w>" and entries[-2:] == [vocabulary.BEGIN, vocabulary.END]
     assert ["".join(pair) for pair in merges] == entries[512:-2]
-    with pytest.raises(ValueError, match="give more names"):
+    with pytest.raises(ValueError, match="give more words"):
         vocabulary.build(5000, ["red apple"])
 
 
@@ -140,6 +77,13 @@ def test_a_run_that_was_killed_ends_where_it_would_have(tmp_path):
     assert sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()) == ["4", "6"]
 
 
+def test_slow_steps_are_kept_by_the_clock(tmp_path):
+    params, loss, batch = regression()
+    recipe = dataclasses.replace(RECIPE, steps=3, checkpoint_every=100, checkpoint_seconds=0.0)
+    loop.train(tmp_path, recipe, params, loss, batch, on_report=lambda _: None)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     params, _, batch = regression()
     with pytest.raises(FloatingPointError, match="not finite at step 2"):
@@ -154,31 +98,93 @@ def test_the_learning_rate_rises_stays_and_falls():
     np.testing.assert_allclose([factor(step) for step in (0, 9, 40, 75, 100)], [0.1, 1, 1, 0.5, 0], rtol=1e-6)
 
 
+def test_more_than_white_is_white_and_less_is_not():
+    image = jnp.array([1.0, 1.0, -1.0, -1.0, 0.5])
+    decoded = jnp.array([1.5, 0.9, -2.0, -0.5, 0.7])
+    errors = autoencoder.free_beyond(decoded, image) - image
+    margin = autoencoder.MARGIN
+    np.testing.assert_allclose(errors, [0, -0.1 - margin, 0, 0.5 + margin, 0.2], atol=1e-6)
+
+
+def shards(folder, count, sprites):
+    """Latents that a coder which averages 16 x 16 pixels would make."""
+
+    def encode(params, pixels):
+        return pixels.reshape(len(pixels), 2, 16, 2, 16, 3).mean((2, 4))[..., [0, 1, 2, 0]] / 64
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latents, "_encoder", lambda config: encode)
+        latents.make(tiny.tiny_config(), None, sprites, folder, count, size=40)
+    return latents.Latents.load(folder)
+
+
+def test_shards_of_latents_are_added_to(sprites, tmp_path):
+    first = shards(tmp_path / "a", 1, sprites)
+    both = shards(tmp_path / "a", 2, sprites)
+    whole = shards(tmp_path / "b", 2, sprites)
+    for name in ("scenes", "targets", "sources", "source_of"):
+        np.testing.assert_array_equal(getattr(both, name), getattr(whole, name))
+    np.testing.assert_array_equal(first.targets, both.targets[:40])
+    assert both.targets.shape == (80, 2, 2, 4) and not np.array_equal(both.targets[:40], both.targets[40:])
+    owners = np.flatnonzero(both.source_of >= 0)
+    assert len(owners) == len(both.sources) == len(both.source_things) and 20 < len(owners) < 60
+    assert both.scene(3).thing == both.scenes[3, 0] and isinstance(both.scene(3).mirror, bool)
+
+
+def test_pictures_begin_from_their_sources_at_high_noise_alone(sprites, tmp_path):
+    data = shards(tmp_path, 2, sprites)
+    chosen = np.arange(80)
+    levels = np.linspace(0, 1, 80, endpoint=False)
+    shares = np.stack(
+        [denoiser.mix(np.random.default_rng(i), data, chosen, levels, np.full(80, True))[0] for i in range(30)]
+    )
+    mixed = shares.max(0) > 0
+    assert not mixed[data.source_of < 0].any()
+    assert not mixed[(levels <= denoiser.MIXED_FROM) | (levels >= denoiser.MIXED_TO)].any()
+    others = data.source_things[data.source_of] != data.scenes[:, 0]
+    assert not mixed[others & (levels <= denoiser.OTHERS_FROM)].any()
+    assert mixed[(data.source_of >= 0) & (levels > denoiser.OTHERS_FROM) & (levels < denoiser.MIXED_TO)].all()
+    assert shares.max() == 1
+    dropped, _ = denoiser.mix(np.random.default_rng(0), data, chosen, levels, np.full(80, False))
+    assert not dropped.any()
+
+
+def test_a_distilled_lora_begins_as_nothing_and_is_read_again(tmp_path):
+    model = tiny.tiny_config()
+    params = jax.tree.map(jnp.float32, tiny.random_params(model))
+    factors = distillation.initial(model, rank=3)
+    unchanged = distillation.merged(model, params["unet"], factors)
+    jax.tree.map(np.testing.assert_array_equal, unchanged, params["unet"])
+    rng = np.random.default_rng(0)
+    factors = {
+        name: dict(down=factor["down"], up=jnp.asarray(rng.standard_normal(factor["up"].shape), jnp.float32))
+        for name, factor in factors.items()
+    }
+    distillation.save(tmp_path / "few.safetensors", factors, model)
+    found = lora.read(tmp_path / "few.safetensors", model).factors["unet"]
+    assert len(found) == len(factors) > 20
+    merged = distillation.merged(model, params["unet"], factors)
+    for path, factor in found.items():
+        before, after = (distillation._at(tree, path) for tree in (params["unet"], merged))
+        np.testing.assert_allclose(before + factor.scale * (factor.down @ factor.up), after, atol=0.02)
+
+
+def test_both_parametrizations_stand_for_the_same_clean_latents():
+    model = tiny.tiny_config()
+    velocity = dataclasses.replace(model, schedule=dataclasses.replace(model.schedule, prediction_type="v_prediction"))
+    x, noise, alpha = 0.7, -1.2, 0.3
+    noisy = np.sqrt(alpha) * x + np.sqrt(1 - alpha) * noise
+    assert distillation.clean(model, noise, noisy, alpha) == pytest.approx(x)
+    output = np.sqrt(alpha) * noise - np.sqrt(1 - alpha) * x
+    assert distillation.clean(velocity, output, noisy, alpha) == pytest.approx(x)
+
+
 @pytest.mark.slow
-def test_every_network_learns(source, pictures, tmp_path, monkeypatch):
+def test_every_network_learns(sprites, tmp_path, monkeypatch):
     """Some steps of each stage on a model of 8 channels: losses fall, and the encoders learn with the UNet."""
     # On eight, each would repeat the optimizer's work.
     monkeypatch.setattr(loop, "Devices", lambda: Devices(jax.devices()[:2]))
-    names = data.load_names(source)
     model = tiny.tiny_config()
-    vocabulary.save(tmp_path, names, size=model.text_encoder.vocab_size, length=16)
-    tokenizers = vocabulary.load(tmp_path, 16)
-    quick = dict(steps=12, batch_size=8, warmup=2, report_every=3, checkpoint_every=100)
-
-    def falling(run):
-        losses = [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
-        return losses[-1] < 0.9 * losses[0]
-
-    recipe = dataclasses.replace(autoencoder.RECIPE, **quick)
-    vae = autoencoder.train_autoencoder(model, pictures, tmp_path / "vae", recipe)
-    assert falling(tmp_path / "vae")
-    factor = denoiser.cache_latents(model, vae, pictures, tmp_path / "latents.npy", batch_size=64)
-    latents = np.load(tmp_path / "latents.npy").astype(np.float32)
-    assert latents.shape == (2 * len(THINGS), data.SIZE // 2, data.SIZE // 2, 4)
-    assert latents.std() * factor == pytest.approx(1, rel=1e-2)
-    recipe = dataclasses.replace(denoiser.TEXT_RECIPE, **quick | dict(steps=60, batch_size=64))
-    text = denoiser.train_text(model, tokenizers, tmp_path / "text", recipe)
-    assert falling(tmp_path / "text")
     shallow = dataclasses.replace(
         model.unet,
         block_out_channels=(8, 16),
@@ -187,15 +193,44 @@ def test_every_network_learns(source, pictures, tmp_path, monkeypatch):
         num_attention_heads=(1, 2),
     )
     model = dataclasses.replace(model, unet=shallow)  # compiles in half the time
+    vocabulary.save(tmp_path, NAMES, size=model.text_encoder.vocab_size, length=16)
+    tokenizers = vocabulary.load(tmp_path, 16)
+    quick = dict(steps=12, batch_size=8, warmup=2, report_every=3, checkpoint_every=100)
+
+    def falling(run):
+        losses = [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+        return losses[-1] < 0.9 * losses[0]
+
+    windows, whole = (dataclasses.replace(recipe, **quick) for recipe in (autoencoder.WINDOWS, autoencoder.RECIPE))
+    vae = autoencoder.train_autoencoder(model, sprites, tmp_path / "vae", windows, whole)
+    assert falling(tmp_path / "vae" / "windows")
+    latents.make(model, vae, sprites, tmp_path / "latents", 1, size=48)
+    data = latents.Latents.load(tmp_path / "latents")
+    assert data.targets.shape == (48, 16, 16, 4)
+    vae_config = dataclasses.replace(model.vae, scaling_factor=data.scaling_factor())
+    model = dataclasses.replace(model, vae=vae_config)
+    recipe = dataclasses.replace(denoiser.TEXT_RECIPE, **quick | dict(steps=60, batch_size=64))
+    text = denoiser.train_text(model, tokenizers, WRITER, tmp_path / "text", recipe)
+    assert falling(tmp_path / "text")
     recipe = dataclasses.replace(denoiser.RECIPE, **quick)
-    files = (pictures, tmp_path / "latents.npy", tmp_path / "denoiser")
-    trained = denoiser.train_denoiser(model, text, tokenizers, *files, recipe)
+    trained = denoiser.train_denoiser(model, text, tokenizers, WRITER, data, tmp_path / "denoiser", recipe)
     assert falling(tmp_path / "denoiser")
     embedding = ("text_encoder", "token_embedding", "embedding")
     before, after = text, trained["text"]
     for name in embedding:
         before, after = before[name], after[name]
     assert not np.array_equal(before, after)
+    params = dict(unet=trained["unet"], **trained["text"])
+    recipe = dataclasses.replace(distillation.RECIPE, **quick)
+    factors = distillation.distil(model, params, tokenizers, WRITER, data, tmp_path / "few", recipe)
+    assert max(float(jnp.abs(factor["up"]).max()) for factor in factors.values()) > 0
+
+
+def test_the_model_in_the_making_is_small():
+    shapes = model_folder.abstract_params(emoji_128())
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    assert 10e6 < count <= 20e6
+    assert emoji_128().vae.factor == 8
 
 
 def test_doodles_are_drawn():

@@ -1,4 +1,4 @@
-"""`python -m ssd1b_jax.training`: make the embedded model from nothing, step by step or all at once.
+"""`python -m ssd1b_jax.training`: make the embedded model from nothing, step by step.
 
 Each command does one step and can be killed and given again: it goes on where it was.
 """
@@ -9,17 +9,32 @@ import json
 import math
 import os
 import sys
+from functools import cached_property
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from ssd1b_jax import Pipeline, config, images
 from ssd1b_jax.arguments import Parser
 from ssd1b_jax.checkpoints import model_folder
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
-from ssd1b_jax.training import autoencoder, data, denoiser, doodles, evaluate, vocabulary
+from ssd1b_jax.training import (
+    artwork,
+    autoencoder,
+    denoiser,
+    distillation,
+    doodles,
+    evaluate,
+    latents,
+    pictures,
+    sheets,
+    vocabulary,
+    words,
+)
+from ssd1b_jax.training.captions import Writer
 from ssd1b_jax.training.loop import Recipe, averaged
-from ssd1b_jax.training.things import THINGS
+from ssd1b_jax.training.model import emoji_128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,42 +46,72 @@ class Workspace:
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
 
+    @cached_property
+    def sprites(self) -> artwork.Sprites:
+        return artwork.Sprites.load(self.folder)
+
+    @cached_property
+    def artwork(self) -> artwork.Artwork:
+        return artwork.Artwork(self / "npm")
+
+    @cached_property
+    def writer(self) -> Writer:
+        return Writer(words.words_of(self.artwork), pictures.natural_colors(self.sprites))
+
     def config(self) -> config.ModelConfig:
         """The embedded model's config, with the scaling factor measured here."""
-        model = config.emoji()
+        model = emoji_128()
         measured = self / "scaling_factor.json"
         if not measured.exists():
-            raise RuntimeError(f"{measured} is missing: train the vae first")
+            raise RuntimeError(f"{measured} is missing: make the latents first")
         vae = dataclasses.replace(model.vae, scaling_factor=json.loads(measured.read_text()))
         return dataclasses.replace(model, vae=vae)
 
     def tokenizers(self) -> denoiser.Tokenizers:
-        return vocabulary.load(self.folder, config.emoji().text_encoder.max_position_embeddings)
+        return vocabulary.load(self.folder, emoji_128().text_encoder.max_position_embeddings)
+
+    def vae(self):
+        """The averaged parameters of the autoencoder: of the last of its runs that there is."""
+        shapes = model_folder.abstract_params(emoji_128())["vae"]
+        runs = [self / "vae" / name for name in autoencoder.RUNS]
+        begun = [run for run in runs if (run / "checkpoints").exists()]
+        return averaged((begun or runs)[-1], shapes)
 
 
 def make_data(work: Workspace, arguments) -> None:
-    data.fetch(work / "npm")
-    text = config.emoji().text_encoder
-    vocabulary.save(
-        work.folder, data.load_names(work / "npm"), size=text.vocab_size, length=text.max_position_embeddings
-    )
-    if not (work / "pictures" / "pixels.npy").exists():
-        data.render(work / "npm", work / "pictures", per_thing=arguments.per_thing, scenes=arguments.scenes)
+    artwork.fetch(work / "npm")
+    known = words.known_words(work.artwork)
+    (work / "words.json").write_text(json.dumps({"words": known}, ensure_ascii=False, indent=0) + "\n", "utf-8")
+    text = emoji_128().text_encoder
+    spoken = 3 * words.phrases(work.artwork) + list(work.artwork.emoji)  # the names of all emoji, to read others well
+    vocabulary.save(work.folder, spoken, size=text.vocab_size, length=text.max_position_embeddings)
+    if not (work / "sprites.npy").exists():
+        artwork.render_sprites(work.artwork, work.folder)
 
 
 def train_vae(work: Workspace, arguments) -> None:
-    recipe = _recipe(autoencoder.RECIPE, arguments)
-    params = autoencoder.train_autoencoder(config.emoji(), work / "pictures", work / "vae", recipe)
-    factor = denoiser.cache_latents(config.emoji(), params, work / "pictures", work / "latents.npy")
-    (work / "scaling_factor.json").write_text(json.dumps(round(factor, 5)))
+    windows, whole = (_recipe(recipe, steps) for recipe, steps in _runs(arguments.steps))
+    autoencoder.train_autoencoder(emoji_128(), work.sprites, work / "vae", windows, whole)
+
+
+def _runs(steps: list[int] | None):
+    recipes = autoencoder.WINDOWS, autoencoder.RECIPE
+    return zip(recipes, steps or (None, None), strict=True)
+
+
+def make_latents(work: Workspace, arguments) -> None:
+    latents.make(emoji_128(), work.vae(), work.sprites, work / "latents", arguments.shards)
+    if not (work / "scaling_factor.json").exists():
+        factor = latents.Latents.load(work / "latents").scaling_factor()
+        (work / "scaling_factor.json").write_text(json.dumps(round(factor, 5)))
 
 
 def train_denoiser(work: Workspace, arguments) -> None:
     model, tokenizers = work.config(), work.tokenizers()
-    text = denoiser.train_text(model, tokenizers, work / "text")
-    recipe = _recipe(denoiser.RECIPE, arguments)
-    latents = work / "latents.npy"
-    denoiser.train_denoiser(model, text, tokenizers, work / "pictures", latents, work / "denoiser", recipe)
+    text = denoiser.train_text(model, tokenizers, work.writer, work / "text")
+    recipe = _recipe(denoiser.RECIPE, arguments.steps)
+    data = latents.Latents.load(work / "latents")
+    denoiser.train_denoiser(model, text, tokenizers, work.writer, data, work / "denoiser", recipe)
 
 
 def export(work: Workspace, arguments) -> None:
@@ -74,7 +119,7 @@ def export(work: Workspace, arguments) -> None:
     shapes = model_folder.abstract_params(model)
     text = {part: shapes[part] for part in ("text_encoder", "text_encoder_2")}
     trained = averaged(work / "denoiser", dict(text=text, unet=shapes["unet"]))
-    params = dict(unet=trained["unet"], **trained["text"], vae=averaged(work / "vae", shapes["vae"]))
+    params = dict(unet=trained["unet"], **trained["text"], vae=work.vae())
     model_folder.save_model(
         arguments.target,
         model,
@@ -84,11 +129,24 @@ def export(work: Workspace, arguments) -> None:
         source="trained from scratch by python -m ssd1b_jax.training",
         licence="Apache-2.0",
     )
+    (arguments.target / "words.json").write_bytes((work / "words.json").read_bytes())
+
+
+def distil(work: Workspace, arguments) -> None:
+    model = model_folder.load_model(arguments.model, dtype="float32")
+    recipe = _recipe(distillation.RECIPE, arguments.steps)
+    data, run = latents.Latents.load(work / "latents"), work / "few-steps"
+    tokenizers = vocabulary.load(work.folder, model.config.text_encoder.max_position_embeddings)
+    factors = distillation.distil(model.config, model.params, tokenizers, work.writer, data, run, recipe)
+    distillation.save(arguments.target, factors, model.config)
 
 
 def fit_preview(work: Workspace, arguments) -> None:
-    vae = work.config().vae
-    print(autoencoder.fit_preview(work / "latents.npy", work / "pictures", vae.factor, vae.scaling_factor))
+    vae, data = work.config().vae, latents.Latents.load(work / "latents")
+    pixels = np.stack(
+        [pictures.draw(work.sprites, data.scene(index), work.config().defaults.width) for index in range(500)]
+    )
+    print(autoencoder.fit_preview(data.targets[:500], pixels, vae.factor, vae.scaling_factor))
 
 
 def draw(work: Workspace, arguments) -> None:
@@ -98,29 +156,21 @@ def draw(work: Workspace, arguments) -> None:
 
 
 def measure(work: Workspace, arguments) -> None:
-    enable_compilation_cache()
-    drawings = data.load_drawings(work / "npm")
     model = model_folder.load_model(arguments.model, dtype="float32")
-    pipe = Pipeline(model)
-    inputs = {name: doodles.draw(name) for name in doodles.DOODLES}
-    if arguments.photo:
-        inputs["photo"] = images.load(arguments.photo).pixels
     target = arguments.target
     target.mkdir(parents=True, exist_ok=True)
-    sheet = evaluate.sheet(evaluate.wishes(pipe, inputs), columns=4)
-    images.save(images.upscale(sheet, 2), target / "doodles.png")
-    images.save(evaluate.contact_sheet(pipe), target / "contact-sheet.png")
-    if (work / "denoiser" / "log.jsonl").exists():
-        evaluate.draw_curves({"VAE": work / "vae", "UNet and text encoders": work / "denoiser"}, target / "curves.png")
-    figures = {"VAE: PSNR in dB": round(evaluate.reconstruction(model, drawings), 2)}
-    figures |= evaluate.evaluate(pipe, drawings, arguments.things)
-    (target / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    runs = {"VAE": work / "vae" / "windows", "UNet and text encoders": work / "denoiser"}
+    if all((run / "log.jsonl").exists() for run in runs.values()):
+        sheets.draw_curves(runs, target / "curves.png")
+    held_out = artwork.held_out(work.artwork)
+    trial = evaluate.Trial(Pipeline(model), model, work.sprites, held_out, arguments.things)
+    figures = evaluate.measure(trial, target, arguments.only)
     for name, value in figures.items():
         print(f"| {name} | {value} |")
 
 
-def _recipe(recipe: Recipe, arguments) -> Recipe:
-    return recipe if arguments.steps is None else dataclasses.replace(recipe, steps=arguments.steps)
+def _recipe(recipe: Recipe, steps: int | None) -> Recipe:
+    return recipe if steps is None else dataclasses.replace(recipe, steps=steps)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -133,25 +183,25 @@ def main(argv: list[str] | None = None) -> int:
         added.set_defaults(function=function)
         return added
 
-    pictures = command("data", make_data, "fetch the drawings, learn the vocabulary, render the pictures")
-    pictures.add_argument("--per-thing", type=int, default=400, help="pictures of each thing (default: 400)")
-    pictures.add_argument("--scenes", type=int, default=12_000, help="other pictures, for the VAE (default: 12000)")
-    for name, function, recipe, help in (
-        ("vae", train_vae, autoencoder.RECIPE, "train the VAE, then encode every picture"),
-        ("denoiser", train_denoiser, denoiser.RECIPE, "train the text encoders and the UNet"),
-    ):
-        trainer = command(name, function, help)
-        trainer.add_argument("--steps", type=int, help=f"optimizer steps (default: {recipe.steps})")
-    command("preview", fit_preview, "fit the map from latents to colours that previews use")
+    command("data", make_data, "fetch the artwork, draw it as sprites, learn the vocabulary")
+    coder = command("vae", train_vae, "train the autoencoder, on windows and then on whole pictures")
+    coder.add_argument("--steps", type=int, nargs=2, metavar=("WINDOWS", "WHOLE"), help="optimizer steps of both runs")
+    encoder = command("latents", make_latents, "draw pictures and encode them")
+    encoder.add_argument("--shards", type=int, default=30, help=f"of {latents.SHARD} pictures in all (default: 30)")
+    trainer = command("denoiser", train_denoiser, "train the text encoders and the UNet")
+    trainer.add_argument("--steps", type=int, help=f"optimizer steps (default: {denoiser.RECIPE.steps})")
+    teacher = command("distil", distil, "train a LoRA for four steps without guidance")
+    teacher.add_argument("target", type=Path, help="the .safetensors file to write")
+    teacher.add_argument("--model", required=True, help="the model folder that export wrote")
+    teacher.add_argument("--steps", type=int, help=f"optimizer steps (default: {distillation.RECIPE.steps})")
+    command("preview", fit_preview, "fit the map from latents to colors that previews use")
     drawer = command("doodles", draw, "draw the five doodles")
     drawer.add_argument("target", type=Path, help="the folder for them")
-    judge = command("evaluate", measure, "measure a model, and draw its contact sheet and curves")
+    judge = command("evaluate", measure, "measure a model, and draw its sheets and curves")
     judge.add_argument("target", type=Path, help="the folder for figures.json and the sheets")
     judge.add_argument("--model", default="emoji", help="emoji (default) or a model folder")
-    judge.add_argument("--photo", type=Path, help="a photograph to remake beside the doodles")
-    judge.add_argument(
-        "--things", type=int, default=len(THINGS), help=f"how many things to try (default: {len(THINGS)})"
-    )
+    judge.add_argument("--only", nargs="+", choices=list(evaluate.PARTS), help="these parts of the measurement alone")
+    judge.add_argument("--things", type=int, default=100, help="how many things to try (default: 100)")
     exporter = command("export", export, "write the averaged weights as a model folder")
     exporter.add_argument("target", type=Path, help="the folder to make")
     parser.add_argument(
@@ -162,6 +212,7 @@ def main(argv: list[str] | None = None) -> int:
         help="on a CPU: share batches out to N threads of work",
     )
     arguments = parser.parse_args(argv)
+    enable_compilation_cache()
     jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
     try:
         arguments.function(Workspace(arguments.work), arguments)

@@ -1,5 +1,10 @@
-"""The VAE of the embedded model: reconstruct pixels through a small Gaussian bottleneck."""
+"""The VAE of the embedded model: reconstruct pixels through a small Gaussian bottleneck.
 
+It learns on windows of pictures first, chosen where something is drawn, which costs a quarter and
+teaches as much; then on whole pictures.
+"""
+
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -10,11 +15,37 @@ from jaxtyping import Array, Float
 
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models.vae import VAE
+from ssd1b_jax.training import pictures
+from ssd1b_jax.training.artwork import Sprites
 from ssd1b_jax.training.loop import Recipe, train
 
-RECIPE = Recipe(steps=1150, batch_size=16, learning_rate=5e-3, adam_learning_rate=3e-3, ema_decay=0.995)
+WINDOWS = Recipe(steps=1800, batch_size=24, learning_rate=5e-3, adam_learning_rate=3e-3, cooldown=0.1, ema_decay=0.995)
+RECIPE = Recipe(steps=800, batch_size=8, learning_rate=3e-3, adam_learning_rate=2e-3, cooldown=0.7, ema_decay=0.99)
+RUNS = "windows", "whole"
+WINDOW = 64  # pixels along each side
+WINDOWS_EACH = 4  # of a picture
 KL_WEIGHT = 3e-4
-THINGS_SHARE = 0.7  # of a batch; the rest are scenes
+SCENES_SHARE = 0.55  # of a batch; then sources, and the rest are mixtures
+SOURCES_SHARE = 0.2
+MARGIN = 0.01  # how far beyond white and black the decoder may well go
+
+
+def picture(rng: np.random.Generator, sprites: Sprites, width: int) -> pictures.Pixels:
+    """Any picture that the autoencoder must know."""
+    kind = rng.random()
+    if kind > SCENES_SHARE + SOURCES_SHARE:
+        return pictures.mixture(rng, sprites, width)
+    scene = pictures.sample(rng)
+    if kind < SCENES_SHARE:
+        return pictures.draw(sprites, scene, width)
+    return pictures.draw(sprites, pictures.source(rng, scene), width, photo=rng.random() < 0.5)
+
+
+def windows_of(rng: np.random.Generator, pixels: pictures.Pixels, size: int) -> list[pictures.Pixels]:
+    """The liveliest half of eight windows into a picture."""
+    corners = rng.integers(0, len(pixels) - size + 1, (2 * WINDOWS_EACH, 2))
+    windows = [pixels[y : y + size, x : x + size] for y, x in corners]
+    return sorted(windows, key=lambda pixels: -pixels[::4, ::4].std((0, 1)).sum())[:WINDOWS_EACH]
 
 
 def edges(image: Float[Array, "batch height width channels"]) -> tuple[Array, Array]:
@@ -22,39 +53,50 @@ def edges(image: Float[Array, "batch height width channels"]) -> tuple[Array, Ar
     return image[:, 1:] - image[:, :-1], image[:, :, 1:] - image[:, :, :-1]
 
 
-def train_autoencoder(config: ModelConfig, pictures: Path, run: Path, recipe: Recipe = RECIPE):
-    """Train on rendered pictures and return the averaged parameters."""
-    graphdef, state = nnx.split(VAE(config.vae, rngs=nnx.Rngs(recipe.seed)))
-    pixels = np.load(pictures / "pixels.npy", mmap_mode="r")
-    things = int((np.load(pictures / "labels.npy")[:, 0] >= 0).sum())
+def free_beyond(decoded: Array, image: Array) -> Array:
+    """`decoded`, taken for right where the image is white or black and it is a little more than that."""
+    wanted = jnp.where(image >= 1, 1 + MARGIN, jnp.where(image <= -1, -1 - MARGIN, image))
+    beyond = ((image >= 1) & (decoded > wanted)) | ((image <= -1) & (decoded < wanted))
+    return jnp.where(beyond, image, decoded - wanted + image)
 
-    def batch(rng: np.random.Generator) -> dict:
-        count = round(THINGS_SHARE * recipe.batch_size)
-        chosen = [rng.integers(0, things, count), rng.integers(things, len(pixels), recipe.batch_size - count)]
-        return dict(pixels=pixels[np.sort(np.concatenate(chosen))])
+
+def train_autoencoder(config: ModelConfig, sprites: Sprites, folder: Path, windows=WINDOWS, recipe=RECIPE):
+    """Train on windows, then on whole pictures; returns the averaged parameters."""
+    width = config.defaults.width
+    graphdef, state = nnx.split(VAE(config.vae, rngs=nnx.Rngs(recipe.seed)))
 
     def loss(params, key, pixels):
         image = pixels.astype(jnp.float32) / 127.5 - 1
         vae = nnx.merge(graphdef, params)
         posterior = vae.encode(image)
         decoded = vae.decode(posterior.sample(jax.random.normal(key, posterior.mean.shape)))
-        squared = jnp.square(decoded - image).mean()
-        edge = sum(jnp.abs(a - b).mean() for a, b in zip(edges(decoded), edges(image), strict=True))
+        fitted = free_beyond(decoded, image)
+        squared = jnp.square(fitted - image).mean()
+        edge = sum(jnp.abs(a - b).mean() for a, b in zip(edges(fitted), edges(image), strict=True))
         kl = 0.5 * (jnp.square(posterior.mean) + jnp.exp(posterior.log_variance) - 1 - posterior.log_variance).mean()
-        psnr = -10 * jnp.log10(jnp.square((decoded - image) / 2).mean((1, 2, 3))).mean()
-        total = jnp.abs(decoded - image).mean() + squared + edge + KL_WEIGHT * kl
+        errors = jnp.square((jnp.clip(decoded, -1, 1) - image) / 2).mean((1, 2, 3))
+        psnr = -10 * jnp.log10(errors + 1e-8).mean()
+        total = jnp.abs(fitted - image).mean() + squared + edge + KL_WEIGHT * kl
         return total, dict(psnr=psnr, kl=kl)
 
-    return train(run, recipe, nnx.to_pure_dict(state), loss, batch)
+    def small(rng: np.random.Generator) -> dict:
+        drawn = (picture(rng, sprites, width) for _ in range(windows.batch_size // WINDOWS_EACH))
+        return dict(
+            pixels=np.stack([pixels for each in drawn for pixels in windows_of(rng, each, min(WINDOW, width // 2))])
+        )
+
+    def whole(rng: np.random.Generator) -> dict:
+        return dict(pixels=np.stack([picture(rng, sprites, width) for _ in range(recipe.batch_size)]))
+
+    begun = train(folder / RUNS[0], windows, nnx.to_pure_dict(state), loss, small)
+    return train(folder / RUNS[1], dataclasses.replace(recipe, seed=recipe.seed + 1), begun, loss, whole)
 
 
-def fit_preview(latents: Path, pictures: Path, factor: int, scaling_factor: float, count: int = 4000):
-    """What `previews` needs: the linear map from scaled latents and a constant to colours, by least squares."""
-    chosen = np.sort(np.random.default_rng(0).choice(len(np.load(latents, mmap_mode="r")), count, replace=False))
-    codes = np.load(latents, mmap_mode="r")[chosen].astype(np.float64) * scaling_factor
-    pixels = np.load(pictures / "pixels.npy", mmap_mode="r")[chosen] / 127.5 - 1
-    _, height, width, channels = codes.shape
-    colours = pixels.reshape(count, height, factor, width, factor, 3).mean(axis=(2, 4))
+def fit_preview(latents: np.ndarray, pixels: np.ndarray, factor: int, scaling_factor: float):
+    """What `previews` needs: the linear map from scaled latents and a constant to colors, by least squares."""
+    codes = latents.astype(np.float64) * scaling_factor
+    count, height, width, channels = codes.shape
+    colors = (pixels / 127.5 - 1).reshape(count, height, factor, width, factor, 3).mean(axis=(2, 4))
     inputs = np.concatenate([codes, np.ones_like(codes[..., :1])], axis=-1).reshape(-1, channels + 1)
-    fitted, *_ = np.linalg.lstsq(inputs, colours.reshape(-1, 3))
+    fitted, *_ = np.linalg.lstsq(inputs, colors.reshape(-1, 3))
     return fitted.round(4)

@@ -1,8 +1,8 @@
-"""The UNet and both text encoders of the embedded model, trained together on cached latents.
+"""The text encoders and the UNet of the embedded model, trained on latents of the pictures.
 
-First the text encoders alone learn to tell captions apart (a classifier of thing and background
-on what the UNet will see of them); random encoders would give the UNet nearly equal prompts for
-its first thousands of pictures. Then everything learns to predict the noise.
+First the encoders alone learn to tell captions apart (classifiers of all that a caption says, on
+what the UNet will see of them); random encoders would give the UNet nearly equal prompts for its
+first thousands of pictures. Then everything learns to denoise.
 """
 
 from pathlib import Path
@@ -14,19 +14,29 @@ import optax
 from flax import nnx
 
 from ssd1b_jax.config import ModelConfig
-from ssd1b_jax.models import abstract
 from ssd1b_jax.models.clip import CLIPTextEncoder
 from ssd1b_jax.models.layers import Linear
 from ssd1b_jax.models.unet import UNet
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 from ssd1b_jax.samplers import schedule
+from ssd1b_jax.training import captions, pictures
+from ssd1b_jax.training.captions import Caption, Writer
+from ssd1b_jax.training.latents import Latents
 from ssd1b_jax.training.loop import Recipe, train
-from ssd1b_jax.training.things import COLORS, THINGS, Caption, caption
+from ssd1b_jax.training.pictures import Scene
+from ssd1b_jax.training.things import COLORS, QUALITY_NAMES, STYLE_NAMES, THINGS
 
-TEXT_RECIPE = Recipe(steps=150, batch_size=128, learning_rate=2e-3, adam_learning_rate=3e-3, warmup=50, ema_decay=0.9)
-RECIPE = Recipe(steps=2150, batch_size=64, learning_rate=4e-3, adam_learning_rate=2e-3, cooldown=0.35, ema_decay=0.998)
+TEXT_RECIPE = Recipe(steps=1500, batch_size=128, learning_rate=2e-3, adam_learning_rate=3e-3, warmup=50, ema_decay=0.98)
+RECIPE = Recipe(steps=8000, batch_size=64, learning_rate=4e-3, adam_learning_rate=2e-3, cooldown=0.35, ema_decay=0.999)
 PROMPT_DROPOUT = 0.1
 MAX_WEIGHT = 16.0
+MIXED_SHARE = 0.75  # of the pictures that have a source, at the noise levels for it
+MIXED_FROM, OTHERS_FROM, MIXED_TO = 0.38, 0.58, 0.92  # of all noise levels
+PLACES = [None, "left", "right", "top", "bottom", "top left", "top right", "bottom left", "bottom right"]
+KINDS = dict(
+    thing=len(THINGS), background=len(COLORS), color=len(COLORS), style=len(STYLE_NAMES),
+    place=len(PLACES), quality=len(QUALITY_NAMES),
+)  # fmt: skip
 
 Tokenizers = tuple[PromptTokenizer, PromptTokenizer]
 
@@ -44,117 +54,129 @@ class TextEncoders(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """Thing and background, or that none was named, from pooled text and from the context's mean."""
+    """All that a caption says, or that it doesn't, from pooled text and from the context's mean."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.classes = len(THINGS) + 1
-        outputs = self.classes + len(COLORS) + 1
+        outputs = sum(KINDS.values()) + len(KINDS)
         self.pooled = Linear(config.unet.pooled_dim, outputs, dtype=jnp.float32, rngs=rngs)
         self.context = Linear(config.unet.cross_attention_dim, outputs, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, context, pooled):
-        return [
-            (logits[:, : self.classes], logits[:, self.classes :])
-            for logits in (self.pooled(pooled), self.context(context.mean(1)))
-        ]
+        ends = np.cumsum([size + 1 for size in KINDS.values()])[:-1]
+        return [jnp.split(logits, ends, axis=-1) for logits in (self.pooled(pooled), self.context(context.mean(1)))]
 
 
-def tokenize(tokenizers: Tokenizers, captions: list[Caption]) -> dict[str, np.ndarray]:
-    ids = [np.stack([tokenizer(caption.text).ids for caption in captions]) for tokenizer in tokenizers]
+def tokenize(tokenizers: Tokenizers, texts: list[str]) -> dict[str, np.ndarray]:
+    ids = [np.stack([tokenizer(text).ids for text in texts]) for tokenizer in tokenizers]
     return dict(tokens=ids[0], tokens_2=ids[1])
 
 
-def train_text(config: ModelConfig, tokenizers: Tokenizers, run: Path, recipe: Recipe = TEXT_RECIPE):
-    """Train the text encoders to name what a caption names; returns their averaged parameters."""
+def answers(scene: Scene, caption: Caption, writer: Writer) -> list[int]:
+    """What can be read from a caption, by KINDS; what it leaves out is the class after the last."""
+    color = scene.color if scene.color >= 0 else writer.natural[scene.thing]
+    facts = dict(
+        thing=scene.thing, background=scene.background, color=color, style=scene.style,
+        place=PLACES.index(captions.place(scene)), quality=scene.quality,
+    )  # fmt: skip
+    return [facts[kind] if getattr(caption, kind) else size for kind, size in KINDS.items()]
+
+
+def train_text(config: ModelConfig, tokenizers: Tokenizers, writer: Writer, run: Path, recipe: Recipe = TEXT_RECIPE):
+    """Train the text encoders to read captions; returns their averaged parameters."""
     rngs = nnx.Rngs(recipe.seed)
     text_def, text = nnx.split(TextEncoders(config, rngs=rngs))
     head_def, head = nnx.split(Classifier(config, rngs=rngs))
 
     def batch(rng: np.random.Generator) -> dict:
-        things = rng.integers(0, len(THINGS), recipe.batch_size)
-        colors = rng.integers(0, len(COLORS), recipe.batch_size)
-        captions = [caption(rng, thing, color) for thing, color in zip(things.tolist(), colors.tolist(), strict=True)]
-        # What a caption leaves out can't be read from it: the last class of each kind.
-        things = np.where([said.says_thing for said in captions], things, len(THINGS))
-        colors = np.where([said.says_color for said in captions], colors, len(COLORS))
-        return dict(things=things, colors=colors, **tokenize(tokenizers, captions))
+        scenes = [pictures.sample(rng) for _ in range(recipe.batch_size)]
+        written = [writer.write(rng, scene) for scene in scenes]
+        labels = [answers(scene, caption, writer) for scene, caption in zip(scenes, written, strict=True)]
+        return dict(labels=np.array(labels), **tokenize(tokenizers, [caption.text for caption in written]))
 
-    def loss(params, key, things, colors, tokens, tokens_2):
+    def loss(params, key, labels, tokens, tokens_2):
         features = nnx.merge(text_def, params["text"])(tokens, tokens_2)
         losses, right = [], []
-        for answers in nnx.merge(head_def, params["head"])(*features):
-            for logits, labels in zip(answers, (things, colors), strict=True):
-                losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean())
-                right.append((logits.argmax(1) == labels).mean())
-        return sum(losses), dict(accuracy=jnp.stack(right).mean())
+        for heads in nnx.merge(head_def, params["head"])(*features):
+            for logits, wanted in zip(heads, labels.T, strict=True):
+                losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean())
+                right.append((logits.argmax(1) == wanted).mean())
+        return sum(losses), dict(accuracy=jnp.stack(right).mean(), things=right[0])
 
     params = dict(text=nnx.to_pure_dict(text), head=nnx.to_pure_dict(head))
     return train(run, recipe, params, loss, batch)["text"]
 
 
-def cache_latents(config: ModelConfig, vae_params, pictures: Path, target: Path, batch_size: int = 64) -> float:
-    """Encode every training picture once into `target`; returns the scaling factor, 1 / their deviation."""
-    graphdef, _ = abstract("vae", config)
-    labels = np.load(pictures / "labels.npy")
-    pixels = np.load(pictures / "pixels.npy", mmap_mode="r")[: int((labels[:, 0] >= 0).sum())]
-
-    @jax.jit
-    def encode(params, key, pixels):
-        posterior = nnx.merge(graphdef, params).encode(pixels.astype(jnp.float32) / 127.5 - 1)
-        return posterior.sample(jax.random.normal(key, posterior.mean.shape))
-
-    chunks = []
-    for start in range(0, len(pixels), batch_size):
-        chunk = pixels[start : start + batch_size]
-        padded = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0), (0, 0), (0, 0)))
-        chunks.append(np.asarray(encode(vae_params, jax.random.key(start), padded))[: len(chunk)])
-    latents = np.concatenate(chunks)
-    np.save(target, latents.astype(np.float16))
-    return float(1 / latents.std())
-
-
 def train_denoiser(
-    config: ModelConfig, text_params, tokenizers: Tokenizers, pictures: Path, latents: Path, run: Path, recipe=RECIPE
+    config: ModelConfig, text_params, tokenizers: Tokenizers, writer: Writer, data: Latents, run: Path, recipe=RECIPE
 ):
-    """Predict the noise in latents of pictures, given captions of them; returns averaged parameters.
+    """Denoise latents, given captions of them; returns averaged parameters.
 
-    The loss weighs squared errors of epsilon by 1 + sigma^2, at most 16, which is the error of the
-    velocity (Salimans & Ho, 2202.00512): with equal weights the high noise levels, where it is
-    decided what is drawn, would hardly count.
+    The error is that of the velocity (Salimans & Ho, 2202.00512). Where the UNet predicts the noise, that is its
+    squared error times 1 + sigma^2, here at most MAX_WEIGHT.
+    Some noisy latents are those of a picture's source, such as a rough drawing, or lie between:
+    from there too the way leads to the picture that the caption asks for.
     """
     text_def = nnx.graphdef(nnx.eval_shape(lambda: TextEncoders(config, rngs=nnx.Rngs(0))))
     unet_def, unet = nnx.split(UNet(config.unet, rngs=nnx.Rngs(recipe.seed)))
-    data = np.load(latents, mmap_mode="r")
-    labels = np.load(pictures / "labels.npy")[: len(data)]
     alphas_cumprod = jnp.asarray(schedule.alphas_cumprod(config.schedule), jnp.float32)
     size = config.defaults
     time_ids = jnp.array([size.height, size.width, 0, 0, size.height, size.width], jnp.float32)
 
-    def batch(rng: np.random.Generator) -> dict:
-        chosen = np.sort(rng.choice(len(data), recipe.batch_size, replace=False))
-        captions = [caption(rng, thing, color) for thing, color in labels[chosen].tolist()]
-        timesteps = (rng.random() + np.arange(recipe.batch_size) / recipe.batch_size) % 1.0  # stratified
-        return dict(
-            latents=data[chosen].astype(np.float32) * np.float32(config.vae.scaling_factor),
-            timesteps=rng.permutation((timesteps * config.schedule.num_train_timesteps).astype(np.int32)),
-            kept=rng.random(recipe.batch_size) >= PROMPT_DROPOUT,
-            **tokenize(tokenizers, captions),
-        )
-
-    def loss(params, key, latents, timesteps, kept, tokens, tokens_2):
-        noise = jax.random.normal(key, latents.shape)
+    def loss(params, key, latents, sources, mixes, timesteps, kept, tokens, tokens_2):
         alpha = alphas_cumprod[timesteps][:, None, None, None]
-        noisy = jnp.sqrt(alpha) * latents + jnp.sqrt(1 - alpha) * noise
+        begun = latents + mixes[:, None, None, None] * (sources - latents)
+        noisy = jnp.sqrt(alpha) * begun + jnp.sqrt(1 - alpha) * jax.random.normal(key, latents.shape)
+        noise = (noisy - jnp.sqrt(alpha) * latents) / jnp.sqrt(1 - alpha)
         context, pooled = nnx.merge(text_def, params["text"])(tokens, tokens_2)
         # An absent prompt is zeros, as force_zeros_for_empty_prompt has it.
         context, pooled = context * kept[:, None, None], pooled * kept[:, None]
         ids = jnp.broadcast_to(time_ids, (len(latents), 6))
-        eps = nnx.merge(unet_def, params["unet"])(noisy, timesteps, context, pooled, ids)
-        errors = jnp.square(eps - noise).mean((1, 2, 3))
-        return (errors * jnp.minimum(1 / alpha[:, 0, 0, 0], MAX_WEIGHT)).mean(), dict(eps_error=errors.mean())
+        output = nnx.merge(unet_def, params["unet"])(noisy, timesteps, context, pooled, ids)
+        if config.schedule.prediction_type == "epsilon":
+            errors = jnp.square(output - noise) * jnp.minimum(1 / alpha, MAX_WEIGHT)
+        else:
+            errors = jnp.square(output - (jnp.sqrt(alpha) * noise - jnp.sqrt(1 - alpha) * latents))
+        errors = errors.mean((1, 2, 3))
+        mixed = mixes > 0
+        return errors.mean(), dict(
+            plain=(errors * ~mixed).sum() / (~mixed).sum(), mixed=(errors * mixed).sum() / jnp.maximum(mixed.sum(), 1)
+        )
 
     params = dict(text=text_params, unet=_quiet(nnx.to_pure_dict(unet)))
-    return train(run, recipe, params, loss, batch)
+    return train(run, recipe, params, loss, batches(config, tokenizers, writer, data, recipe))
+
+
+def batches(config: ModelConfig, tokenizers: Tokenizers, writer: Writer, data: Latents, recipe: Recipe):
+    """Draws batches of latents, what they begin from, noise levels and captions, for `train`."""
+    scale = np.float32(config.vae.scaling_factor)
+
+    def batch(rng: np.random.Generator) -> dict:
+        chosen = np.sort(rng.choice(len(data.targets), recipe.batch_size, replace=False))
+        written = [writer.write(rng, data.scene(index)).text for index in chosen]
+        levels = rng.permutation((rng.random() + np.arange(recipe.batch_size) / recipe.batch_size) % 1.0)  # stratified
+        kept = rng.random(recipe.batch_size) >= PROMPT_DROPOUT
+        targets = data.targets[chosen].astype(np.float32) * scale
+        mixes, sources = mix(rng, data, chosen, levels, kept)
+        return dict(
+            latents=targets,
+            sources=np.where(mixes[:, None, None, None] > 0, sources * scale, targets),
+            mixes=mixes,
+            timesteps=(levels * config.schedule.num_train_timesteps).astype(np.int32),
+            kept=kept,
+            **tokenize(tokenizers, written),
+        )
+
+    return batch
+
+
+def mix(rng, data: Latents, chosen, levels, kept) -> tuple[np.ndarray, np.ndarray]:
+    """How much of its source each noisy picture has, 0 to 1, and the sources' latents."""
+    rows = data.source_of[chosen]
+    same = data.scenes[chosen, 0] == data.source_things[rows]
+    suitable = (rows >= 0) & kept & (levels > np.where(same, MIXED_FROM, OTHERS_FROM)) & (levels < MIXED_TO)
+    suitable &= rng.random(len(chosen)) < MIXED_SHARE
+    share = np.where(rng.random(len(chosen)) < 0.5, 1.0, rng.random(len(chosen)))
+    return (suitable * share).astype(np.float32), data.sources[rows].astype(np.float32)
 
 
 def _quiet(params):

@@ -1,6 +1,7 @@
 """Five doodles such as a newcomer draws with a finger: what image to image is tried on."""
 
-from ssd1b_jax.training.data import Pixels, rasterize
+from ssd1b_jax.training.artwork import rasterize
+from ssd1b_jax.training.pictures import Pixels
 
 PAPER, INK = "#fbfaf6", "#333333"
 
@@ -37,4 +38,5 @@ DOODLES = {
 def draw(name: str, size: int = 256) -> Pixels:
     """One of DOODLES on paper."""
     pen = f'stroke="{INK}" stroke-width="0.7" stroke-linejoin="round" stroke-linecap="round"'
-    return rasterize(f"<g {pen}>{DOODLES[name]}</g>", PAPER, size)
+    paper = f'<rect width="32" height="32" fill="{PAPER}"/>'
+    return rasterize(f"{paper}<g {pen}>{DOODLES[name]}</g>", 32.0, size)[..., :3].copy()

@@ -1,237 +1,247 @@
 """What the embedded model can do, in figures: `python -m ssd1b_jax.training evaluate`.
 
 Every measurement makes pictures by the same Pipeline that users have, from fixed prompts and
-seeds, and asks of each which drawing it is nearest to and which color its background has.
+seeds, and asks the `Judge` what is in them.
 """
 
-import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, UInt8
 
-from ssd1b_jax import Pipeline, Request, Result, images
+from ssd1b_jax import Pipeline, Request, images
 from ssd1b_jax.checkpoints.model_folder import Model
 from ssd1b_jax.models import abstract
-from ssd1b_jax.training import data
-from ssd1b_jax.training.things import BACKGROUNDS, COLORS, NAMES, THINGS, is_held_out, prompt, with_article
+from ssd1b_jax.training import captions, pictures, sheets
+from ssd1b_jax.training.artwork import Sprite, Sprites
+from ssd1b_jax.training.judge import Judge, cut_out, degree
+from ssd1b_jax.training.pictures import Pixels, Scene
+from ssd1b_jax.training.things import (
+    COLORS,
+    NAMES,
+    QUALITY_NAMES,
+    STYLE_NAMES,
+    THINGS,
+    is_held_out,
+    is_held_out_color,
+    prompt,
+    with_article,
+)
 
-GRID = 32  # pixels of a template along each side
-PLACEMENTS = list(itertools.product((0.72, 0.8, 0.9, 1.0), (-2.0, 0.0, 2.0), (-2.0, 0.0, 2.0), (False, True)))
-STRENGTHS = (0.3, 0.5, 0.7, 0.9)
-Picture = UInt8[np.ndarray, "height width 3"]
-
-
-class Judge:
-    """Names the drawing and the background of a picture by template matching.
-
-    The templates are every thing at 4 sizes, 9 places and both ways round, on the picture's own
-    background color; the nearest is that with the least mean squared difference in RGB at 32 x 32.
-    """
-
-    def __init__(self, drawings: data.Drawings):
-        colors, alphas = [], []
-        for body in drawings.things:
-            for scale, x, y, mirror in PLACEMENTS:
-                placed = data.place(body, x=16 + x, y=16 + y, scale=scale, mirror=mirror)
-                on_white, on_black = (
-                    data.rasterize(placed, color, GRID).astype(np.float32) / 255 for color in ("#ffffff", "#000000")
-                )
-                colors.append(on_black.reshape(-1))
-                alphas.append(1 - (on_white - on_black).mean(-1).reshape(-1))
-        self.colors, self.alphas = np.stack(colors), np.stack(alphas)
-        self.mixed = np.einsum("tpc,tp->tc", self.colors.reshape(len(colors), -1, 3), self.alphas)
-        self.alpha_squares = np.square(self.alphas).sum(1)
-        self.color_squares = np.square(self.colors).sum(1)
-
-    def background(self, pixels: Picture) -> int:
-        """The nearest named color to the median of the picture's rim."""
-        return int(np.square(np.array(list(BACKGROUNDS.values())) - _rim(pixels)).sum(1).argmin())
-
-    def things(self, pixels: Picture) -> np.ndarray:
-        """All things, the nearest first."""
-        height, width, _ = pixels.shape
-        small = pixels.reshape(GRID, height // GRID, GRID, width // GRID, 3).mean((1, 3), dtype=np.float32) / 255
-        background = _rim(pixels).astype(np.float32) / 255
-        # |p - (c + (1 - a) b)|^2 with q = p - b, leaving out |q|^2, which is the same for all.
-        q = (small - background).reshape(-1, 3)
-        products = self.colors @ q.reshape(-1) - self.alphas @ (q @ background)
-        squares = self.color_squares - 2 * self.mixed @ background + self.alpha_squares * (background @ background)
-        distances = (squares - 2 * products).reshape(len(THINGS), len(PLACEMENTS)).min(1)
-        return distances.argsort()
+CENTRED = Scene(0, 0, 0, -1, 0.85, 0.5, 0.5, 0.0, False, -1, -1, 0)
+STRENGTHS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+GUIDANCES = (1.0, 2.0, 4.0, 8.0)
+STEPS = (4, 8, 15, 30)
+PLACES = dict(left=(0.3, 0.5), right=(0.7, 0.5), top=(0.5, 0.3), bottom=(0.5, 0.7))
 
 
-def _rim(pixels: Picture) -> Float[np.ndarray, "3"]:
-    mask = np.ones(pixels.shape[:2], bool)
-    mask[3:-3, 3:-3] = False
-    return np.median(pixels[mask], axis=0)
+@dataclass(frozen=True)
+class Trial:
+    """A model under measurement, and the things that stand for all."""
 
+    pipe: Pipeline
+    model: Model
+    sprites: Sprites
+    held_out: list[Sprite] = field(default_factory=list)
+    count: int = 100
 
-def evaluate(pipe: Pipeline, drawings: data.Drawings, count: int = len(THINGS)) -> dict[str, float]:
-    """Shares of pictures that are right, and mean distances; `count` things stand for all where time is short."""
-    judge = Judge(drawings)
-    chosen = np.linspace(0, len(THINGS) - 1, count).round().astype(int).tolist()
-    rng = np.random.default_rng(12345)
-    figures = {}
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.sprites)
 
-    # What the judge itself makes of pictures that are as they should be.
-    true = [data.render_thing(np.random.default_rng(t), drawings, t, t % len(COLORS), False) for t in chosen]
-    figures["true pictures: first"] = np.mean([judge.things(x)[0] == t for x, t in zip(true, chosen, strict=True)])
+    @cached_property
+    def chosen(self) -> list[int]:
+        return np.linspace(0, len(THINGS) - 1, self.count).round().astype(int).tolist()
 
-    # Prompts from a plain grey picture at full strength, a background seen and one never seen with the thing.
-    grey = np.full((data.SIZE, data.SIZE, 3), 128, np.uint8)
-    seen = {thing: int(rng.choice([c for c in range(len(COLORS)) if not is_held_out(thing, c)])) for thing in chosen}
-    unseen = {thing: next(c for c in range(len(COLORS)) if is_held_out(thing, c)) for thing in chosen}
-    for name, colors in (("seen pairs", seen), ("held-out pairs", unseen)):
-        results = _make(pipe, (dict(image=grey, prompt=prompt(t, colors[t]), strength=1.0, seed=t) for t in chosen))
-        figures |= {f"{name}: {key}": value for key, value in _identity(judge, results, chosen).items()}
-        right = [judge.background(r.pixels) == colors[t] for r, t in zip(results, chosen, strict=True)]
-        figures[f"{name}: background"] = np.mean(right)
+    @property
+    def grey(self) -> Pixels:
+        size = self.model.config.defaults
+        return np.full((size.height, size.width, 3), 128, np.uint8)
 
-    for scale in (1.5, pipe.config.defaults.guidance_scale):
-        figures |= transform(pipe, judge, drawings, seen, scale)
+    def make(self, settings: Iterable[dict]) -> list[Pixels]:
+        return [result.pixels for result in self.pipe.generate(Request(**each) for each in settings)]
 
-    for scale in (1.0, 2.0, 3.0, 5.0):
-        jobs = (dict(image=grey, prompt=prompt(t, seen[t]), strength=1.0, seed=t, guidance_scale=scale) for t in chosen)
-        figures[f"guidance {scale:g}: first"] = _identity(judge, _make(pipe, jobs), chosen)["first"]
-
-    # A color in the negative prompt, where the prompt names none.
-    for color in ("blue", "yellow"):
-        for name, negative in (("without", None), ("with", f"{with_article(color)} background")):
-            jobs = (
-                dict(image=grey, prompt=with_article(NAMES[t]), negative_prompt=negative, strength=1.0, seed=t)
-                for t in chosen
-            )
-            share = np.mean([COLORS[judge.background(result.pixels)] == color for result in _make(pipe, jobs)])
-            figures[f"{color} backgrounds {name} the negative prompt"] = share
-
-    two = [
-        _make(pipe, (dict(image=grey, prompt=prompt(t, seen[t]), strength=1.0, seed=seed + t) for t in chosen))
-        for seed in (0, 1000)
-    ]
-    figures["distance of two seeds"] = np.mean([_distance(a.pixels, b.pixels) for a, b in zip(*two, strict=True)])
-    return {name: round(float(value), 4) for name, value in figures.items()}
-
-
-def transform(
-    pipe: Pipeline, judge: Judge, drawings: data.Drawings, colors: dict[int, int], guidance_scale: float
-) -> dict[str, float]:
-    """From a drawing of each thing to another thing on the same background: what the strength does."""
-    figures, sources = {}, list(colors)
-    targets = np.roll(sources, 7 % len(sources)).tolist()
-    inputs = [data.render_thing(np.random.default_rng(a), drawings, a, colors[a], False) for a in sources]
-    for strength in STRENGTHS:
-        results = _make(
-            pipe,
-            (
-                dict(image=image, prompt=prompt(b, colors[a]), strength=strength, seed=a, guidance_scale=guidance_scale)
-                for image, a, b in zip(inputs, sources, targets, strict=True)
-            ),
+    def from_noise(self, prompts: Iterable[str], seed: int = 0, **settings) -> list[Pixels]:
+        """A picture of each prompt, at full strength from plain grey."""
+        return self.make(
+            dict(image=self.grey, prompt=text, strength=1.0, seed=seed + i) | settings for i, text in enumerate(prompts)
         )
-        nearest = [judge.things(result.pixels)[0] for result in results]
-        name = f"guidance {guidance_scale:g}, strength {strength}"
-        figures[f"{name}: still the input"] = np.mean(np.equal(nearest, sources))
-        figures[f"{name}: is the prompt"] = np.mean(np.equal(nearest, targets))
-        distances = [_distance(result.pixels, image) for result, image in zip(results, inputs, strict=True)]
-        figures[f"{name}: distance to the input"] = np.mean(distances)
+
+    def seen(self, thing: int) -> int:
+        """A background that training showed the thing on."""
+        return (5 * thing + 3 + 1 + thing % (len(COLORS) - 1)) % len(COLORS)
+
+    def unseen(self, thing: int) -> int:
+        return next(color for color in range(len(COLORS)) if is_held_out(thing, color))
+
+    def identity(self, made: list[Pixels], things, name: str) -> dict[str, float]:
+        ranks = [list(self.judge.things(pixels)).index(thing) for pixels, thing in zip(made, things, strict=True)]
+        return {f"{name}: first": np.mean(np.equal(ranks, 0)), f"{name}: first five": np.mean(np.less(ranks, 5))}
+
+
+def autoencoder(trial: Trial) -> dict[str, float]:
+    """Mean PSNR of drawings that training never had, on plain backgrounds; and how white white is."""
+    graphdef, _ = abstract("vae", trial.model.config)
+
+    @jax.jit
+    def reconstruct(params, image):
+        vae = nnx.merge(graphdef, params)
+        return jnp.clip(vae.decode(vae.encode(image).mean), -1, 1)
+
+    errors, whites = [], []
+    for index, sprite in enumerate(trial.held_out):
+        scene = CENTRED._replace(background=index % len(COLORS), seed=index)
+        image = images.to_model(pictures.draw_sprite(sprite, scene, trial.model.config.defaults.width))[None]
+        remade = np.asarray(reconstruct(trial.model.params["vae"], image))
+        errors.append(np.square((remade - image) / 2).mean())
+        if COLORS[scene.background] == "white":
+            pure = image.min(-1) == 1
+            whites.append((np.round((remade + 1) * 127.5) == 255).all(-1)[pure].mean())
+    return {
+        "autoencoder: PSNR in dB": float(-10 * np.log10(errors).mean()),
+        "autoencoder: white is 255": np.mean(whites),
+    }
+
+
+def prompts(trial: Trial) -> dict[str, float]:
+    """Things on backgrounds that training showed them on, and on those that it didn't."""
+    figures = {}
+    for name, choose in (("seen pairs", trial.seen), ("held-out pairs", trial.unseen)):
+        made = trial.from_noise(prompt(thing, choose(thing)) for thing in trial.chosen)
+        figures |= trial.identity(made, trial.chosen, name)
+        right = [trial.judge.background(x) == choose(t) for x, t in zip(made, trial.chosen, strict=True)]
+        figures[f"{name}: background"] = np.mean(right)
     return figures
 
 
-def _make(pipe: Pipeline, settings: Iterable[dict]) -> list[Result]:
-    return pipe.generate(Request(**each) for each in settings)
+def colors(trial: Trial) -> dict[str, float]:
+    """Things in colors that training painted them in, and in those that it didn't."""
+    figures = {}
+    for name, held_out in (("seen colors", False), ("held-out colors", True)):
+        wanted = [
+            next(c for k in range(len(COLORS)) if is_held_out_color(t, c := (t + k) % len(COLORS)) == held_out)
+            for t in trial.chosen
+        ]
+        scenes = [
+            CENTRED._replace(thing=t, color=c, background=(c + 5) % len(COLORS))
+            for t, c in zip(trial.chosen, wanted, strict=True)
+        ]
+        made = trial.from_noise(captions.plain(scene) for scene in scenes)
+        right = [trial.judge.color(x, s.thing) == s.color for x, s in zip(made, scenes, strict=True)]
+        figures[f"{name}: color"] = np.mean(right)
+        first = [trial.judge.things(x, s.color)[0] == s.thing for x, s in zip(made, scenes, strict=True)]
+        figures[f"{name}: first"] = np.mean(first)
+    return figures
 
 
-def _identity(judge: Judge, results: list[Result], things) -> dict[str, float]:
-    ranks = [list(judge.things(result.pixels)).index(thing) for result, thing in zip(results, things, strict=True)]
-    return {"first": np.mean(np.array(ranks) == 0), "first five": np.mean(np.array(ranks) < 5)}
+def styles(trial: Trial) -> dict[str, float]:
+    """Whether the nearest drawing of the thing is of the style that was asked for."""
+    figures = {}
+    for style, name in enumerate(STYLE_NAMES[:4]):
+        scenes = [CENTRED._replace(thing=t, style=style, background=trial.seen(t)) for t in trial.chosen]
+        made = trial.from_noise(captions.plain(scene) for scene in scenes)
+        figures[f"style {name}"] = np.mean(
+            [trial.judge.style(x, s.thing) == style for x, s in zip(made, scenes, strict=True)]
+        )
+    return figures
 
 
-def _distance(a: Picture, b: Picture) -> float:
-    """Root mean square difference of pixels, as a share of the full range."""
-    return float(np.sqrt(np.square((a.astype(float) - b) / 255).mean()))
+def places(trial: Trial) -> dict[str, float]:
+    """Where things are and how large, by what was asked for."""
+    figures = {}
+    for name, (x, y) in PLACES.items():
+        scenes = [CENTRED._replace(thing=t, x=x, y=y, scale=0.5, background=trial.seen(t)) for t in trial.chosen]
+        cuts = [cut_out(pixels) for pixels in trial.from_noise(captions.plain(scene) for scene in scenes)]
+        offsets = [(cut.x if y == 0.5 else cut.y) - 0.5 for cut in cuts]
+        figures[f"place {name}"] = np.mean([offset * ((x if y == 0.5 else y) - 0.5) > 0.02 for offset in offsets])
+    for size in ("small", "large"):
+        texts = (f"a {size} {NAMES[t]} on a {COLORS[trial.seen(t)]} background" for t in trial.chosen)
+        figures[f"mean size, {size}"] = np.mean([cut_out(pixels).scale for pixels in trial.from_noise(texts)])
+    return figures
 
 
-def reconstruction(model: Model, drawings: data.Drawings, count: int = 128) -> float:
-    """Mean PSNR in dB of fresh training-style pictures through encoder, posterior mean and decoder."""
-    graphdef, _ = abstract("vae", model.config)
-
-    @jax.jit
-    def squared_error(params, image):
-        vae = nnx.merge(graphdef, params)
-        return jnp.square((jnp.clip(vae.decode(vae.encode(image).mean), -1, 1) - image) / 2).mean()
-
-    rng = np.random.default_rng(54321)
-    errors = []
-    for _ in range(count):
-        thing, color = int(rng.integers(len(THINGS))), int(rng.integers(len(COLORS)))
-        image = images.to_model(data.render_thing(rng, drawings, thing, color, False))
-        errors.append(squared_error(model.params["vae"], image[None]))
-    return float(-10 * np.log10(errors).mean())
-
-
-def contact_sheet(pipe: Pipeline, seed: int = 0) -> Picture:
-    """Every thing once, on each background in turn, in the order of THINGS: successes and failures alike."""
-    grey = np.full((data.SIZE, data.SIZE, 3), 128, np.uint8)
-    count = len(THINGS)
-    results = _make(
-        pipe, (dict(image=grey, prompt=prompt(t, t % len(COLORS)), strength=1.0, seed=seed + t) for t in range(count))
-    )
-    return sheet([result.pixels for result in results], columns=12)
+def strengths(trial: Trial) -> dict[str, float]:
+    """From a drawing of each thing, and from a crude drawing on white paper, to another thing elsewhere."""
+    figures = {}
+    targets = np.roll(trial.chosen, 7 % len(trial.chosen)).tolist()
+    kinds = {"drawing": 0, "crude drawing on white": STYLE_NAMES.index("crude")}
+    for kind, style in kinds.items():
+        inputs = []
+        for thing in trial.chosen:
+            paper = COLORS.index("white") if style else trial.seen(thing)
+            scene = CENTRED._replace(thing=thing, style=style, background=paper, seed=thing)
+            inputs.append(pictures.draw(trial.sprites, scene, trial.model.config.defaults.width))
+        for strength in STRENGTHS:
+            wanted = [trial.seen(t) for t in targets]
+            made = trial.make(
+                dict(image=image, prompt=prompt(t, color), strength=strength, seed=t)
+                for image, t, color in zip(inputs, targets, wanted, strict=True)
+            )
+            nearest = [trial.judge.things(pixels)[0] for pixels in made]
+            name = f"{kind}, strength {strength}"
+            figures[f"{name}: still the input"] = np.mean(np.equal(nearest, trial.chosen))
+            figures[f"{name}: is the prompt"] = np.mean(np.equal(nearest, targets))
+            figures[f"{name}: background"] = np.mean(np.equal([trial.judge.background(x) for x in made], wanted))
+            figures[f"{name}: distance"] = np.mean([distance(a, b) for a, b in zip(made, inputs, strict=True)])
+    return figures
 
 
-# What the doodles, in their order, and last a photograph are to become.
-WISHES = {
-    "face": ("a smiling face on a blue background", "a lion on a green background", "a pumpkin on a blue background"),
-    "house": (
-        "a house on a blue background",
-        "a castle on a purple background",
-        "a birthday cake on a pink background",
-    ),
-    "tree": ("a tree on a yellow background", "a mushroom on a blue background", "a palm tree on an orange background"),
-    "fish": ("a fish on a blue background", "a whale on a white background", "a crab on a white background"),
-    "apple": (
-        "a red apple on a white background",
-        "a strawberry on a green background",
-        "a red heart on a pink background",
-    ),
-    "photo": ("a cat on a blue background", "a panda on a yellow background", "a robot on a purple background"),
+def negatives(trial: Trial) -> dict[str, float]:
+    """How much pictures have of a quality that the prompt names, without and with it in the negative prompt."""
+    figures = {}
+    for quality in QUALITY_NAMES:
+        texts = [f"{prompt(t, trial.seen(t))}, {quality}" for t in trial.chosen]
+        for name, negative in (("", None), (", negative prompt", quality)):
+            made = trial.from_noise(texts, negative_prompt=negative)
+            figures[f"{quality}{name}"] = np.mean([degree(pixels, quality) for pixels in made])
+    for color in ("blue", "yellow"):
+        texts = [with_article(NAMES[t]) for t in trial.chosen]
+        for name, negative in (("", None), (", negative prompt", f"{with_article(color)} background")):
+            made = trial.from_noise(texts, negative_prompt=negative)
+            share = np.mean([COLORS[trial.judge.background(pixels)] == color for pixels in made])
+            figures[f"{color} backgrounds{name}"] = share
+    return figures
+
+
+def settings(trial: Trial) -> dict[str, float]:
+    """What guidance, steps and seeds move."""
+    figures = {}
+    texts = [prompt(t, trial.seen(t)) for t in trial.chosen]
+    for scale in GUIDANCES:
+        made = trial.from_noise(texts, guidance_scale=scale)
+        figures[f"guidance {scale:g}: first"] = trial.identity(made, trial.chosen, "")[": first"]
+    most = trial.from_noise(texts, num_inference_steps=60)
+    for steps in STEPS:
+        made = trial.from_noise(texts, num_inference_steps=steps)
+        figures[f"{steps} steps: distance to 60"] = np.mean([distance(a, b) for a, b in zip(made, most, strict=True)])
+    others = trial.from_noise(texts, seed=1000)
+    figures["distance of two seeds"] = np.mean([distance(a, b) for a, b in zip(most, others, strict=True)])
+    return figures
+
+
+PARTS: dict[str, Callable[[Trial], dict[str, float]]] = {
+    part.__name__: part for part in (autoencoder, prompts, colors, styles, places, strengths, negatives, settings)
 }
 
 
-def wishes(pipe: Pipeline, inputs: dict[str, Picture], strength: float = 0.8, seed: int = 7) -> list[Picture]:
-    """A row for each input: itself at the model's size, then what its three prompts make of it."""
-    pictures = []
-    for name, pixels in inputs.items():
-        pictures.append(images.resize(pixels, data.SIZE, data.SIZE))
-        results = _make(pipe, (dict(image=pixels, prompt=text, strength=strength, seed=seed) for text in WISHES[name]))
-        pictures += [result.pixels for result in results]
-    return pictures
+def measure(trial: Trial, target: Path, only: list[str] | None = None) -> dict[str, float]:
+    """The figures of `only` these PARTS, or of all; written to `figures.json`, with sheets, in `target`."""
+    file = target / "figures.json"
+    figures = json.loads(file.read_text()) if only and file.exists() else {}
+    for name in only or PARTS:
+        measured = PARTS[name](trial)
+        figures |= {row: round(float(value), 4) for row, value in measured.items()}
+        file.write_text(json.dumps(figures, indent=1) + "\n")
+    sheets.draw_all(trial, target)
+    return figures
 
 
-def sheet(pictures: list[Picture], columns: int, gap: int = 2) -> Picture:
-    """Pictures of one size on a white sheet, row by row."""
-    height, width, _ = pictures[0].shape
-    rows = -(-len(pictures) // columns)
-    page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
-    for i, pixels in enumerate(pictures):
-        y, x = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
-        page[y : y + height, x : x + width] = pixels
-    return page
-
-
-def draw_curves(runs: dict[str, Path], target: Path) -> None:
-    """The loss of each run against the pictures it has seen, from the runs' logs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5 * len(runs), 3.2), layout="constrained")
-    for axes, (name, run) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
-        reports = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        axes.plot([report["pictures"] for report in reports], [report["loss"] for report in reports], linewidth=1)
-        axes.set(title=name, xlabel="pictures seen", ylabel="loss", yscale="log")
-        axes.grid(True, alpha=0.3)
-    figure.savefig(target, dpi=100)
+def distance(a: Pixels, b: Pixels) -> float:
+    """Root mean square difference of pixels, as a share of the full range."""
+    return float(np.sqrt(np.square((a.astype(float) - b) / 255).mean()))

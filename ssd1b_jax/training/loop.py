@@ -23,7 +23,10 @@ from ssd1b_jax.engine.devices import Devices
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How long and how fast. The learning rate warms up, stays, and falls linearly in the last `cooldown` of steps."""
+    """How long and how fast. The learning rate warms up, stays, and falls linearly in the last `cooldown` of steps.
+
+    A checkpoint is written every `checkpoint_every` steps, and at least every `checkpoint_seconds`.
+    """
 
     steps: int
     batch_size: int
@@ -34,6 +37,7 @@ class Recipe:
     ema_decay: float = 0.999
     seed: int = 0
     checkpoint_every: int = 200
+    checkpoint_seconds: float = 300.0
     report_every: int = 20
 
 
@@ -112,6 +116,7 @@ def train(
     _forget_reports(folder / "log.jsonl", start)
     with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
         began, sums = time.monotonic(), []
+        kept = began
         for step in range(start, recipe.steps):
             inputs = jax.device_put(batch(np.random.default_rng((recipe.seed, step))), devices.sharded)
             state, metrics = update(state, inputs)
@@ -128,8 +133,10 @@ def train(
                 log.flush()
                 on_report(report)
                 began, sums = time.monotonic(), []
-            if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+            late = time.monotonic() - kept > recipe.checkpoint_seconds
+            if done % recipe.checkpoint_every == 0 or done == recipe.steps or late:
                 _keep(folder, done, state)
+                kept = time.monotonic()
     return state["ema"]
 
 

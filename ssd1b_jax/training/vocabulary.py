@@ -1,28 +1,26 @@
-"""The embedded model's own CLIP vocabulary: 1,024 entries instead of 49,408, learned from its captions."""
+"""The embedded model's own CLIP vocabulary: 3,072 entries instead of 49,408, learned from its words."""
 
 import json
 from pathlib import Path
 
-import numpy as np
 from tokenizers import pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
 from ssd1b_jax.prompts.tokenizer import BEGIN, END, PromptTokenizer, clip_bpe
-from ssd1b_jax.training.things import COLORS, THINGS, caption
+from ssd1b_jax.training.things import COLORS, THINGS, prompt
 
 PADDING = {"tokenizer": END, "tokenizer_2": "!"}
 
 
-def build(size: int, names: list[str], seed: int = 0) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def build(size: int, words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """CLIP's layout: every byte, every byte that ends a word, merges by rank, the two special tokens.
 
-    `names` are other words to read well, beyond those of the captions.
+    `words` are to be read well, beside the things' names.
     """
-    rng = np.random.default_rng(seed)
-    captions = [caption(rng, thing, color).text for thing in range(len(THINGS)) for color in range(len(COLORS))]
+    prompts = [prompt(thing, color) for thing in range(len(THINGS)) for color in range(len(COLORS))]
     trainer = BpeTrainer(vocab_size=2 * size, end_of_word_suffix="</w>", show_progress=False)
     bpe = clip_bpe({}, [])
-    bpe.train_from_iterator(captions + names, trainer)
+    bpe.train_from_iterator(prompts + words, trainer)
     alphabet = _byte_alphabet()
     entries = alphabet + [byte + "</w>" for byte in alphabet]
     merges = []
@@ -33,7 +31,7 @@ def build(size: int, names: list[str], seed: int = 0) -> tuple[dict[str, int], l
             entries.append(left + right)
             merges.append((left, right))
     if len(entries) != size - 2:
-        raise ValueError(f"{len(merges)} merges were learned, {size - 2 - 512} are wanted: give more names")
+        raise ValueError(f"{len(merges)} merges were learned, {size - 2 - 512} are wanted: give more words")
     entries += [BEGIN, END]
     return {entry: index for index, entry in enumerate(entries)}, merges
 
@@ -45,9 +43,9 @@ def _byte_alphabet() -> list[str]:
     return sorted(alphabet, key=lambda character: (ord(character) not in printable, ord(character)))
 
 
-def save(folder: Path, names: list[str], *, size: int, length: int) -> None:
+def save(folder: Path, words: list[str], *, size: int, length: int) -> None:
     """Write `tokenizer/` and `tokenizer_2/` as released folders have them."""
-    vocab, merges = build(size, names)
+    vocab, merges = build(size, words)
     for name, pad in PADDING.items():
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
