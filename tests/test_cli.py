@@ -336,7 +336,7 @@ IMG2IMG = ["img2img", "in.png", "a cat"]
         (convert, ["a", "b", "--tokenizers=c", "d"], "one argument too many: 'd'", "ssd1b-convert"),
         (convert, ["--to-diffusers", "a", "b", "--revision", "c"], "--revision and --tokenizers do ", "ssd1b-convert"),
         (train, [], "the following arguments are required: COMMAND", "python -m ssd1b_jax.training"),
-        (train, ["vae", "--steps", "x"], "argument --steps: a whole ", "python -m ssd1b_jax.training vae"),
+        (train, ["denoiser", "--steps", "x"], "argument --steps: a whole ", "python -m ssd1b_jax.training denoiser"),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
 )
