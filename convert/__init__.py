@@ -1,1 +1,1 @@
-"""PyTorch weights to a model folder, and back: `python -m convert SOURCE TARGET`. Needs neither torch nor diffusers."""
+"""PyTorch weights to a model folder, and back: `ssd1b convert SOURCE TARGET`. Needs neither torch nor diffusers."""

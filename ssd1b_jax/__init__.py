@@ -5,10 +5,12 @@ result = pipe(image="doodle.png", prompt="a red apple", strength=0.7, seed=7)
 result.save("apple.png")
 """
 
+import logging
 from importlib import import_module
 from importlib.metadata import version
 
 __version__ = version("ssd1b_jax")
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the program that uses us asks
 
 _HOMES = {
     "Pipeline": "pipeline",

@@ -1,4 +1,4 @@
-"""Files in and out: what comes from elsewhere is read with care, what is ours appears whole or not at all."""
+"""Files in and out: foreign files are read with care, ours appear whole or not at all."""
 
 import json
 import os
@@ -20,9 +20,9 @@ _FOREIGN = {
 
 
 def foreign(head: bytes) -> str | None:
-    """What a file is that begins like this, if it is known to be nothing that we read."""
+    """The name and the remedy of a file that begins with these bytes, if it is known to be of no use here."""
     head = head.lstrip().lower()
-    return next((said for start, said in _FOREIGN.items() if head.startswith(start)), None)
+    return next((words for start, words in _FOREIGN.items() if head.startswith(start)), None)
 
 
 def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
@@ -36,8 +36,8 @@ def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
         raise FileError(f"{path} can't be read: {error.strerror}") from None
     if len(data) > limit:
         raise FileError(f"{path} is larger than {limit} bytes: not what belongs there")
-    if said := foreign(data[:512]):
-        raise FileError(f"{path} is {said}")
+    if fault := foreign(data[:512]):
+        raise FileError(f"{path} is {fault}")
     try:
         return json.loads(data.decode(), object_pairs_hook=_unrepeated, parse_constant=_no_number)
     except RecursionError:
@@ -47,11 +47,11 @@ def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"repeated key {next(name for name in names if names.count(name) > 1)!r}")
-    return found
+    return table
 
 
 def _no_number(constant: str) -> None:
@@ -69,6 +69,23 @@ def check_place(path: str | os.PathLike[str]) -> None:
     for fault, true in faults.items():
         if true:
             raise SaveError(f"{path}: cannot be saved: {fault}")
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, unless it exists. Raises SaveError."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"{folder}: cannot be created: {(error.strerror or str(error)).lower()}") from error
+
+
+def unused(path: Path) -> Path:
+    """The path, or the first of NAME-2, NAME-3 … at which nothing is yet."""
+    free, count = path, 1
+    while os.path.lexists(free):
+        count += 1
+        free = path.with_stem(f"{path.stem}-{count}")
+    return free
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:

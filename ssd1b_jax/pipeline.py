@@ -116,7 +116,7 @@ class Pipeline:
         loras: Mapping[str, str | Path] = MappingProxyType({}),
         requests: Iterable[Request] = (),
     ) -> "Pipeline":
-        """Load the embedded model "emoji", or a folder that `python -m convert` wrote.
+        """Load the embedded model "emoji", or a folder that `ssd1b convert` wrote.
 
         `dtype` is float32 on a CPU and bfloat16 elsewhere unless given. `loras` are files by name, as for
         `load_lora`. What `requests` will run is compiled while the weights are read, so that the first

@@ -131,7 +131,7 @@ def test_names_and_foreign_folders(tmp_path):
     with pytest.raises(ModelError, match="^no model folder at 'emojy': give 'emoji' or a folder that"):
         load_model("emojy")
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(ModelError, match=f"is a diffusers folder: run python -m convert {tmp_path} TARGET"):
+    with pytest.raises(ModelError, match=f"is a diffusers folder: run ssd1b convert {tmp_path} TARGET"):
         load_model(tmp_path)
     (tmp_path / "model.json").write_text("[")
     with pytest.raises(ModelError, match="model.json is not a readable manifest"):

@@ -1,11 +1,15 @@
 """The `ssd1b` command: what it prints, what it writes, and how it fails."""
 
 import dataclasses
+import json
+import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from helpers import tiny
@@ -14,7 +18,9 @@ from helpers.commands import run
 from convert.__main__ import main as convert
 from ssd1b_jax import Request, cli, images, pipeline, records
 from ssd1b_jax.checkpoints.safetensors import write_safetensors
+from ssd1b_jax.checkpoints.tensor_names import PARTS
 from ssd1b_jax.cli.settings import of_request
+from ssd1b_jax.errors import DeviceError, NonFiniteError
 from ssd1b_jax.images import codec
 from ssd1b_jax.samplers import SAMPLERS
 from ssd1b_jax.training.__main__ import main as train
@@ -47,7 +53,7 @@ def test_img2img_writes_the_picture_and_says_what_it_did(capsys, tiny_folder, he
 
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_more_pictures_are_named_by_seed_and_enlarged_when_asked(capsys, tiny_folder, here):
-    arguments = ("--model", tiny_folder, "--seed", 7, "--num-images", 2, "--upscale", 3, "--quiet")
+    arguments = ("--model", tiny_folder, "--seed", 7, "--num-images", 2, "--upscale", 3)
     code, out, _ = run(capsys, "img2img", "in.png", "a cat", *arguments)
     assert code == 0 and len(out.splitlines()) == 2
     for seed in (7, 8):
@@ -62,7 +68,7 @@ def test_a_dropped_part_of_the_picture_is_noted(capsys, tiny_folder, here):
     clear = images.to_pil(np.zeros((8, 8, 3), np.uint8)).convert("RGBA")
     clear.putalpha(128)
     clear.save("clear.png")
-    code, _, err = run(capsys, "img2img", "clear.png", "a cat", "--model", tiny_folder, "--quiet")
+    code, _, err = run(capsys, "img2img", "clear.png", "a cat", "--model", tiny_folder)
     assert code == 0 and err == "note: transparent parts were put on white\n"
 
 
@@ -149,6 +155,11 @@ def test_files_that_could_not_be_written_are_told_before_the_weights_are_read(
 def test_an_unknown_model_is_told(capsys, here):
     code, _, err = run(capsys, "img2img", "in.png", "a cat", "--model", "sdxl")
     assert code == 2 and err.startswith("error: no model folder at 'sdxl'") and err.count("\n") == 1
+    code, _, err = run(capsys, "info", "emojis")
+    assert code == 2 and err.endswith("(did you mean emoji?)\n")
+    with pytest.raises(SystemExit):
+        cli.main(["sampler"])
+    assert "did you mean samplers?" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
@@ -162,13 +173,159 @@ def test_a_full_disk_has_its_own_code(capsys, tiny_folder, here, monkeypatch):
     assert [path.name for path in here.iterdir()] == ["in.png"]
 
 
-def test_a_device_that_fails_has_its_own_code(capsys, tiny_folder, monkeypatch):
+def raising(error):
     def fail(*_, **__):
-        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand a trace")
+        raise error
 
-    monkeypatch.setattr(pipeline.Pipeline, "stream", fail)
-    code, _, err = run(capsys, "img2img", "in.png", "a cat", "--model", tiny_folder)
-    assert code == 70 and err == "error: the device failed: RESOURCE_EXHAUSTED: out of memory\n"
+    return fail
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nand a trace"),
+            70,
+            "the device failed: RESOURCE_EXHAUSTED: out of memory",
+        ),
+        (DeviceError("no TPU: set\nJAX_PLATFORMS=cpu"), 70, "no TPU: set JAX_PLATFORMS=cpu"),
+        (NonFiniteError("the unet gave NaN"), 1, "the unet gave NaN"),
+        (MemoryError(), 70, "the memory is full: make smaller pictures, or fewer at a time"),
+        (OSError(28, "No space left on device"), 3, "the disk refuses: no space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_failures_have_codes_of_their_own(capfd, tiny_folder, monkeypatch, error, code, sentence):
+    monkeypatch.setattr(pipeline.Pipeline, "stream", raising(error))
+    got, out, err = run(capfd, "img2img", "in.png", "a cat", "--model", tiny_folder)
+    assert (got, out, err) == (code, "", f"error: {sentence}\n")
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+def test_a_bug_shows_its_traceback_and_is_not_called_bad_input(capsys, tiny_folder, monkeypatch):
+    """A ValueError that NumPy raises in the engine is none of ours."""
+    monkeypatch.setattr(pipeline.Pipeline, "stream", lambda *_, **__: np.zeros(3) + np.zeros(4))
+    code, out, err = run(capsys, "img2img", "in.png", "a cat", "--model", tiny_folder)
+    assert (code, out) == (70, "")
+    assert err.startswith("Traceback (most recent call last):\n")
+    assert err.endswith("ValueError: operands could not be broadcast together with shapes (3,) (4,) \n")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "nonsense"])
+def test_devices_that_are_not_there_are_told_in_one_sentence(platform):
+    """By the command with code 70, and in Python as a DeviceError."""
+    environment = os.environ | {"JAX_PLATFORMS": platform}
+    command = [sys.executable, "-m", "ssd1b_jax", "info", "--no-verify"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (told.returncode, told.stdout) == (70, "") and told.stderr.count("\n") == 1
+    assert told.stderr.startswith(f"error: JAX_PLATFORMS={platform} names a device that JAX cannot use here")
+    program = "from ssd1b_jax import Pipeline; Pipeline.from_pretrained('emoji')"
+    python = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    last = python.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ssd1b_jax.errors.DeviceError: JAX_PLATFORMS={platform} names a device")
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+def test_json_is_an_object_a_line(capsys, tiny_folder):
+    arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--json")
+    code, out, err = run(capsys, *arguments, "--seed", 7, "--num-images", 2, "--mask-blur", 1, "--sidecar")
+    first, second = map(json.loads, out.splitlines())
+    assert (code, err) == (0, "")
+    assert first.pop("seconds") > 0
+    assert first == dict(
+        output="in-7.png",
+        sidecar="in-7.json",
+        width=tiny.SIZE,
+        height=tiny.SIZE,
+        seed=7,
+        variation_seed=None,
+        steps_run=first["steps_run"],
+        notes=["mask_blur has no effect without a mask"],
+    )
+    assert first["steps_run"] > 0 and second["output"] == "in-8.png"
+    code, out, _ = run(capsys, "info", tiny_folder, "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["verified"] is True and facts["parameters"].keys() == {*PARTS}
+    code, out, _ = run(capsys, "samplers", "--json")
+    assert [json.loads(line)["name"] for line in out.splitlines()] == [*SAMPLERS]
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+def test_quiet_is_quiet(capsys, tiny_folder, here):
+    code, out, err = run(
+        capsys, "img2img", "in.png", "a cat", "--model", tiny_folder, "--mask-blur", 1, "--quiet", "-o", "a.png"
+    )
+    assert (code, out, err) == (0, "", "") and (here / "a.png").exists()
+
+
+@pytest.mark.slow
+def test_a_console_that_lacks_letters_costs_no_picture(here, tiny_folder):
+    """As on Windows with redirected output; the names are printed with escapes."""
+    (here / "in.png").rename(here / "\u732b.png")
+    for encoding in ("cp1252", "ascii"):
+        command = [sys.executable, "-m", "ssd1b_jax", "img2img", "\u732b.png", "a cat", "--seed", "1"]
+        told = subprocess.run(
+            [*command, "--model", str(tiny_folder)],
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+            capture_output=True,
+        )
+        assert (told.returncode, told.stderr) == (0, b"")
+        assert told.stdout.startswith(rb"\u732b-1.png: ")
+    assert (here / "\u732b-1.png").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_needs_nothing_and_replaces_nothing(here):
+    """The command that it prints makes the same picture."""
+    command = [sys.executable, "-m", "ssd1b_jax"]
+    (here / "demo.png").write_text("precious")
+    told = subprocess.run([*command, "demo", "--json"], capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (0, "")
+    facts = json.loads(told.stdout)
+    assert facts["output"] == "demo-2.png" and (here / "demo.png").read_text() == "precious"
+    again = shlex.split(facts["command"].replace("demo-2.png", "again.png"))
+    assert again[0] == "ssd1b"
+    subprocess.run([*command, *again[1:]], check=True, capture_output=True)
+    assert np.array_equal(images.load("demo-2.png").pixels, images.load("again.png").pixels)
+
+
+def test_convert_is_ours_where_the_folder_has_another(here, tiny_folder):
+    """A user's convert.py in the working folder hides the package from `python -m convert`, not from `ssd1b`."""
+    (here / "convert.py").write_text("raise SystemExit('not this one')")
+    command = [sys.executable, "-m", "ssd1b_jax", "convert", "--to-diffusers", str(tiny_folder), "target"]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.startswith("target: a model of the SDXL family, ")
+    assert (here / "target" / "unet" / "config.json").exists()
+
+
+def test_what_does_not_go_with_the_way_back_is_told(capsys):
+    code = convert(["--to-diffusers", "a", "b", "--revision", "c"])
+    assert (code, capsys.readouterr().err) == (
+        2,
+        "error: --revision and --tokenizers do not go with --to-diffusers: leave them out\n",
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["img2img", "--help"], ["convert", "--help"], ["samplers"]])
+def test_help_and_samplers_load_no_jax(arguments):
+    program = f"""
+import sys
+from ssd1b_jax.cli import main
+try:
+    main({arguments})
+except SystemExit:
+    pass
+heavy = {{"jax", "jaxlib", "flax", "orbax"}} & {{name.split(".")[0] for name in sys.modules}}
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_the_package_logs_nothing_unasked():
+    assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("ssd1b_jax").handlers)
 
 
 def test_info_verifies_and_describes(capsys, tiny_folder):
@@ -213,7 +370,7 @@ def test_info_refuses_a_damaged_folder(capsys, tiny_folder, here):
 )
 def test_options_become_a_request(arguments, settings):
     """What is not said is the Request's own default."""
-    parsed = cli._parser().parse_args(["img2img", "in.png", "a cat", *arguments])
+    parsed = cli.parser().parse_args(["img2img", "in.png", "a cat", *arguments])
     request = of_request(parsed)
     for field in dataclasses.fields(request):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -223,11 +380,13 @@ def test_options_become_a_request(arguments, settings):
 
 @pytest.mark.parametrize("command", ["img2img", "grid"])
 def test_every_setting_has_an_option(command):
-    parsed = cli._parser().parse_args([command, "in.png", "a cat", *(["--x", "seed=1"] if command == "grid" else [])])
+    parsed = cli.parser().parse_args([command, "in.png", "a cat", *(["--x", "seed=1"] if command == "grid" else [])])
     assert set(parsed.fields) == {field.name for field in dataclasses.fields(Request)}
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in ("img2img", "grid", "replay", "samplers", "info"))])
+@pytest.mark.parametrize(
+    "command", [[], *([name] for name in ("img2img", "grid", "replay", "samplers", "info", "demo"))]
+)
 def test_help_is_readable(capsys, command):
     with pytest.raises(SystemExit) as exit:
         cli.main([*command, "--help"])
@@ -248,7 +407,7 @@ def test_metadata_is_written_as_asked(capsys, tiny_folder, here):
 
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_what_a_jpeg_has_no_room_for_is_kept_beside_it(capsys, tiny_folder, here):
-    arguments = ("--model", tiny_folder, "--quiet", "-o", "a.jpg")
+    arguments = ("--model", tiny_folder, "-o", "a.jpg")
     code, _, err = run(capsys, "img2img", "in.png", "cat " * 20_000, *arguments)
     assert code == 0 and "note: the settings are too long for a JPEG's EXIF, " in err
     assert "note: the record of how it was made is too long for a JPEG: it is in a.json\n" in err
@@ -267,7 +426,7 @@ def test_pictures_that_vary_have_names_of_their_own(capsys, tiny_folder, here):
 
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_a_drawn_variation_seed_is_said(capsys, tiny_folder):
-    arguments = ("--model", tiny_folder, "--seed", 7, "--variation-strength", 0.25, "-o", "a.png", "--quiet")
+    arguments = ("--model", tiny_folder, "--seed", 7, "--variation-strength", 0.25, "-o", "a.png")
     code, out, _ = run(capsys, "img2img", "in.png", "a cat", *arguments)
     drawn = records.read("a.png")["request"]["variation_seed"]
     assert code == 0 and f", seed 7, variation seed {drawn} at 0.25, " in out
@@ -303,6 +462,7 @@ IMG2IMG = ["img2img", "in.png", "a cat"]
     [
         (cli.main, [], "the following arguments are required: COMMAND", "ssd1b"),
         (cli.main, ["img"], "argument COMMAND: invalid choice: 'img' (choose from ", "ssd1b"),
+        (cli.main, ["sampler"], "argument COMMAND: invalid choice: 'sampler' (choose from ", "ssd1b"),
         (cli.main, ["img2img", "in.png"], "the following arguments are required: PROMPT", "ssd1b img2img"),
         (cli.main, [*IMG2IMG, "--strength", "high"], "argument --strength: a number is needed, got 'high'", None),
         (cli.main, [*IMG2IMG, "--steps", "2.5"], "argument --steps: a whole number is needed, got '2.5'", None),
@@ -334,7 +494,6 @@ IMG2IMG = ["img2img", "in.png", "a cat"]
         (convert, ["a"], "the following arguments are required: TARGET", "ssd1b-convert"),
         (convert, ["a", "b", "--dtype", "c"], "argument --dtype: invalid choice: 'c'", "ssd1b-convert"),
         (convert, ["a", "b", "--tokenizers=c", "d"], "one argument too many: 'd'", "ssd1b-convert"),
-        (convert, ["--to-diffusers", "a", "b", "--revision", "c"], "--revision and --tokenizers do ", "ssd1b-convert"),
         (train, [], "the following arguments are required: COMMAND", "python -m ssd1b_jax.training"),
         (train, ["denoiser", "--steps", "x"], "argument --steps: a whole ", "python -m ssd1b_jax.training denoiser"),
     ],
@@ -349,10 +508,10 @@ def test_usage_errors_are_one_sentence_and_exit_with_2(capsys, main, arguments, 
 
 
 def test_values_may_be_negative():
-    assert cli._parser().parse_args([*IMG2IMG, "--seed", "-1"]).seed == -1
+    assert cli.parser().parse_args([*IMG2IMG, "--seed", "-1"]).seed == -1
 
 
 def test_an_option_cut_short_is_not_taken_for_another(capsys):
     with pytest.raises(SystemExit):
-        cli._parser().parse_args([*IMG2IMG, "--prompt", "a cat"])
+        cli.parser().parse_args([*IMG2IMG, "--prompt", "a cat"])
     assert capsys.readouterr().err.startswith("error: unknown option --prompt: did you mean --prompt-2?")

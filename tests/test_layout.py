@@ -33,6 +33,7 @@ ROOMS = {
     "notebook": "pipeline",
     "plan": "pipeline",
     "cli": "arguments replay grid plan",
+    "__main__": "cli",
     "bench": "arguments pipeline",
     "training": "arguments pipeline",
 }

@@ -1,5 +1,6 @@
 """Folders that appear whole or not at all."""
 
+import errno
 import glob
 import os
 import shutil
@@ -7,6 +8,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ssd1b_jax.errors import Error, SaveError
+
+FULL_DISK = f"os_error_code='{errno.ENOSPC}'"  # in the ValueError that tensorstore raises
 
 
 def check_free(folder: Path, kind: type[ValueError]) -> None:
@@ -20,8 +25,24 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill, which is synced and renamed to `folder` at the end.
 
     Nothing is left where that fails; what a killed process left is removed when the same folder is
-    made again. It is told from a folder that another process is filling by a lock.
+    made again. It is told from a folder that another process is filling by a lock. Raises SaveError
+    for what the disk refuses.
     """
+    try:
+        with _whole_folder(folder) as partial:
+            yield partial
+    except Error:
+        raise
+    except OSError as error:
+        raise SaveError(f"{folder}: cannot be saved: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:
+        if FULL_DISK not in str(error):
+            raise
+        raise SaveError(f"{folder}: cannot be saved: {os.strerror(errno.ENOSPC).lower()}") from error
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
     partial, descriptor = _claim(folder)

@@ -24,7 +24,7 @@ from ssd1b_jax.checkpoints import orbax
 from ssd1b_jax.checkpoints.folders import check_free, whole_folder
 from ssd1b_jax.checkpoints.safetensors import release
 from ssd1b_jax.checkpoints.tensor_names import leaves
-from ssd1b_jax.choices import DTYPES
+from ssd1b_jax.choices import DTYPES, nearest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import ConfigError, ModelError
 from ssd1b_jax.models import PARTS, abstract, lay_out
@@ -191,9 +191,11 @@ def read_manifest(model: str | Path) -> Manifest:
     path = folder / "model.json"
     if not path.exists():
         if (folder / "model_index.json").exists():
-            raise ModelError(f"{folder} is a diffusers folder: run python -m convert {model} TARGET, and use TARGET")
+            raise ModelError(f"{folder} is a diffusers folder: run ssd1b convert {model} TARGET, and use TARGET")
         names = " or ".join(repr(name) for name in EMBEDDED)
-        raise ModelError(f"no model folder at {str(model)!r}: give {names} or a folder that python -m convert wrote")
+        near = nearest(str(model), EMBEDDED)
+        hint = f" (did you mean {near}?)" if near else ""
+        raise ModelError(f"no model folder at {str(model)!r}: give {names} or a folder that ssd1b convert wrote{hint}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:

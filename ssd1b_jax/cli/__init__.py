@@ -1,71 +1,54 @@
-"""The `ssd1b` command: arguments to Requests, Results to files.
+"""The `ssd1b` command: arguments to Requests, Results to files."""
 
-Exit codes: 0 done, 1 a picture failed, 2 bad input or weights, 3 disk, 70 device, 130 interrupted.
-"""
-
+import argparse
 import atexit
 import gc
+import logging
 import os
 import sys
+import warnings
 
 from ssd1b_jax import __version__
-from ssd1b_jax.arguments import Parser
-from ssd1b_jax.cli import grid, img2img, info, plan, replay, samplers
-from ssd1b_jax.errors import SaveError
+from ssd1b_jax.arguments import Parser, run
+from ssd1b_jax.cli import convert, demo, grid, img2img, info, plan, replay, samplers
+from ssd1b_jax.errors import EXIT_CODES
 
-FAILED, BAD_INPUT, DISK, DEVICE, INTERRUPTED = 1, 2, 3, 70, 130
-HUNG_UP = 141  # what a shell reports of a program whose reader has gone
-COMMANDS = (img2img, grid, replay, samplers, info, plan)
+COMMANDS = (img2img, grid, replay, samplers, info, plan, demo, convert)
+# The levels of XLA's and of the TPU library's own log: only what ends the process.
+NATIVE_LOGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        try:
-            return _run(argv)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # as in `ssd1b info | head`: no one is left to tell, also not at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return HUNG_UP
+    """Run one command line, by default the process's own, and return its exit code."""
+    if argv is None:
+        _prepare_process()
+    return run(lambda: _run(argv))
 
 
-def _run(argv: list[str] | None) -> int:
-    arguments = _parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
-    # JAX makes many objects that stay: to look for garbage among them again and again, and when the
-    # process ends, takes a good part of a short command's time.
+def _run(argv: list[str] | None) -> int | None:
+    arguments = parser().parse_args(argv)
+    return arguments.command(arguments)
+
+
+def _prepare_process() -> None:
+    """Keep the libraries' chatter out of standard error, and the garbage collector out of the way."""
+    for name, level in NATIVE_LOGS.items():
+        os.environ.setdefault(name, level)
+    logging.disable(logging.WARNING)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    # JAX creates many objects that live until the end. Searching them again and again for garbage, and once
+    # more at exit, takes a good part of a short command's time.
     gc.set_threshold(100_000, 20, 100)
     atexit.register(gc.freeze)
-    try:
-        return arguments.command(arguments) or 0
-    except BrokenPipeError:
-        raise
-    except SaveError as error:
-        return _fail(error, DISK)
-    except (RuntimeError, MemoryError) as error:
-        return _fail(f"the device failed: {_first_line(error)}", DEVICE)
-    except ArithmeticError as error:
-        return _fail(error, FAILED)
-    except (ValueError, OSError) as error:
-        return _fail(error, BAD_INPUT)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
 
 
-def _fail(error: object, code: int) -> int:
-    print(f"error: {_first_line(error)}", file=sys.stderr)
-    return code
-
-
-def _first_line(error: object) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _parser() -> Parser:
+def parser() -> argparse.ArgumentParser:
+    """The parser of `ssd1b` and of its commands."""
     parser = Parser(
         prog="ssd1b",
         description="Remake a picture after a prompt with SSD-1B, in JAX.",
-        epilog="Exit codes: 0 done, 1 a picture failed, 2 bad input or weights, 3 disk, 70 device, 130 interrupted.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"ssd1b_jax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

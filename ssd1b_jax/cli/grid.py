@@ -1,13 +1,14 @@
 """`ssd1b grid`: sweep two settings and draw the table of pictures."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from ssd1b_jax import files
 from ssd1b_jax.cli import settings
-from ssd1b_jax.cli.console import ProgressBar, add_quiet, describe
+from ssd1b_jax.cli.console import Console, add_output
+from ssd1b_jax.errors import NonFiniteError, RequestError
 
 
 def add(commands) -> None:
@@ -26,25 +27,24 @@ def add(commands) -> None:
     add("--y", metavar="SETTING=VALUES", help="rows: another one")
     add("-o", "--output", type=Path, default=Path("grid.png"), metavar="OUT", help="default: grid.png")
     add("--cell", type=int, default=256, metavar="PIXELS", help="size of a picture in the table (default: 256)")
-    add_quiet(parser)
+    add_output(parser)
     settings.add(parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    # All that can be wrong is found before the weights are read.
+    # Every mistake is reported before the weights are read.
     from ssd1b_jax import grid, images
     from ssd1b_jax.checkpoints.model_folder import read_manifest
-    from ssd1b_jax.errors import NonFiniteError
     from ssd1b_jax.grid.figure import PALE
     from ssd1b_jax.records import SOURCES
 
     folder = arguments.output.with_suffix("")
     if not 32 <= arguments.cell <= 2048:
-        raise ValueError(f"cell must be from 32 to 2048 pixels, got {arguments.cell}")
+        raise RequestError(f"cell must be from 32 to 2048 pixels, got {arguments.cell}")
     settings.check(arguments, arguments.output)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is in the way of the folder of pictures: choose another output")
-    axes = [grid.parse_axis(said) for said in (arguments.x, arguments.y) if said is not None]
+        raise RequestError(f"{folder} is in the way of the folder of pictures: choose another output")
+    axes = [grid.parse_axis(text) for text in (arguments.x, arguments.y) if text is not None]
     table = grid.Grid(base=settings.of_request(arguments), **dict(zip("xy", axes, strict=False)))
     requests = table.requests(read_manifest(arguments.model).config)
     for axis in axes:
@@ -60,24 +60,25 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments, arguments.output, max(requests, key=lambda request: max(request.width, request.height))
     )
     pipe = settings.pipeline(arguments, requests)
-    folder.mkdir(exist_ok=True)
+    files.make_folder(folder)
     names = table.names()
     paths = [folder / f"{name}{arguments.output.suffix}" for name in names]
     others = sum(path.stem not in names for path in folder.iterdir())
     count, failure = 0, None
-    with ProgressBar(arguments.quiet) as bar:
+    with Console(arguments) as console:
         if others:
-            bar.note([f"{folder} held other files before ({others}), which stay"])
+            console.note([f"{folder} held other files before ({others}), which stay"])
         try:
-            for index, result in bar.watch(pipe, requests):
-                bar.note(result.save(paths[index], **settings.saving(arguments)).notes)
+            for index, result in console.watch(pipe, requests):
+                saved = result.save(paths[index], **settings.saving(arguments))
                 cells[index] = figure.cell(result.pixels)
-                bar.write(f"{paths[index]}: {describe(result)}", sys.stdout)
+                console.picture(result, saved, cell=names[index])
                 count += 1
-        except NonFiniteError as error:  # the others are made: only these cells stay blank
+        except NonFiniteError as error:  # only the cells of those pictures stay blank
             failure = error
-    if count:
-        images.save(figure.draw(cells), arguments.output)
-        print(f"{arguments.output}: {count} pictures of {folder}")
+        if count:
+            images.save(figure.draw(cells), arguments.output)
+            table = dict(output=str(arguments.output), folder=str(folder), pictures=count)
+            console.report(f"{arguments.output}: {count} pictures of {folder}", table)
     if failure:
         raise failure

@@ -1,11 +1,10 @@
 """`ssd1b img2img`: remake a picture after a prompt."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from ssd1b_jax.cli import settings
-from ssd1b_jax.cli.console import ProgressBar, add_quiet, describe
+from ssd1b_jax.cli.console import Console, add_output
 
 
 def add(commands) -> None:
@@ -25,12 +24,12 @@ def add(commands) -> None:
         help="PNG, JPEG or WebP to write, or to replace (default: IMAGE's name-SEED.png here)",
     )
     parser.add_argument("--num-images", type=int, default=1, metavar="N", help="pictures, with seeds SEED, SEED+1 …")
-    add_quiet(parser)
+    add_output(parser)
     settings.add(parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    # All that can be wrong is found before the weights are read.
+    # Every mistake is reported before the weights are read.
     settings.check(arguments, _output_path(arguments, 0))
 
     from ssd1b_jax.checkpoints.model_folder import read_manifest
@@ -41,11 +40,10 @@ def _run(arguments: argparse.Namespace) -> None:
     for request in requests:
         settings.check_files(arguments, _output_path(arguments, *_seeds(request)), request)
     pipe = settings.pipeline(arguments, requests)
-    with ProgressBar(arguments.quiet) as bar:
-        for _, result in bar.watch(pipe, requests):
+    with Console(arguments) as console:
+        for _, result in console.watch(pipe, requests):
             path = _output_path(arguments, *_seeds(result.request))
-            bar.note(result.save(path, **settings.saving(arguments)).notes)
-            bar.write(f"{path}: {describe(result)}", sys.stdout)
+            console.picture(result, result.save(path, **settings.saving(arguments)))
 
 
 def _output_path(arguments: argparse.Namespace, *seeds: int) -> Path:
@@ -58,5 +56,5 @@ def _output_path(arguments: argparse.Namespace, *seeds: int) -> Path:
 
 
 def _seeds(request) -> tuple[int, ...]:
-    """What tells the pictures of one command apart."""
+    """The seeds that the pictures of one command differ in."""
     return (request.seed, request.variation_seed) if request.variation_strength else (request.seed,)

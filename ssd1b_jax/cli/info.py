@@ -1,9 +1,12 @@
-"""`ssd1b info`: what is in a model folder, and what it runs on."""
+"""`ssd1b info`: the contents of a model folder, and the devices and versions here."""
 
 import argparse
+import dataclasses
 import sys
+from typing import Any
 
 from ssd1b_jax import __version__
+from ssd1b_jax.cli.console import add_json, print_json
 
 
 def add(commands) -> None:
@@ -20,31 +23,61 @@ def add(commands) -> None:
         default=True,
         help="check every file's sha256 (default), or believe the manifest",
     )
+    add_json(parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    facts = _facts(arguments.model, arguments.verify)
+    if arguments.json:
+        print_json(facts)
+    else:
+        print("\n".join(_lines(facts)))
+
+
+def _facts(model: str, verify: bool) -> dict[str, Any]:
     import math
 
     import flax
     import jax
 
     from ssd1b_jax.checkpoints import model_folder
+    from ssd1b_jax.engine.devices import local_devices
 
-    manifest = (model_folder.verify if arguments.verify else model_folder.read_manifest)(arguments.model)
-    checked = "every file verified" if arguments.verify else "not verified"
-    print(f"model       {arguments.model} ({manifest.folder}), {checked}")
-    print(f"source      {manifest.source}" + (f", revision {manifest.revision}" if manifest.revision else ""))
-    print(f"licence     {manifest.licence}")
+    manifest = model_folder.verify(model) if verify else model_folder.read_manifest(model)
+    devices = [str(device) for device in local_devices()]
     config = manifest.config
-    print(f"weights     {manifest.dtype}")
-    for part, tree in model_folder.abstract_params(config, manifest.dtype).items():
-        print(f"  {part:<16}{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)):>15,} parameters")
-    defaults = config.defaults
-    print(f"size        {defaults.width} x {defaults.height} by default, multiples of {config.size_multiple}")
-    print(
-        f"defaults    strength {defaults.strength:g}, {defaults.num_inference_steps} steps, "
-        f"guidance {defaults.guidance_scale:g}"
+    shapes = model_folder.abstract_params(config, manifest.dtype)
+    return dict(
+        model=model,
+        folder=str(manifest.folder),
+        verified=verify,
+        source=manifest.source,
+        revision=manifest.revision,
+        licence=manifest.licence,
+        dtype=manifest.dtype,
+        parameters={
+            part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()
+        },
+        size_multiple=config.size_multiple,
+        defaults=dataclasses.asdict(config.defaults),
+        devices=devices,
+        versions=dict(ssd1b_jax=__version__, jax=jax.__version__, flax=flax.__version__, python=sys.version.split()[0]),
     )
-    print(f"devices     {', '.join(str(device) for device in jax.local_devices())}")
-    versions = dict(ssd1b_jax=__version__, jax=jax.__version__, flax=flax.__version__, python=sys.version.split()[0])
-    print(f"versions    {', '.join(f'{name} {version}' for name, version in versions.items())}")
+
+
+def _lines(facts: dict[str, Any]):
+    checked = "every file verified" if facts["verified"] else "not verified"
+    defaults = facts["defaults"]
+    yield f"model       {facts['model']} ({facts['folder']}), {checked}"
+    yield f"source      {facts['source']}" + (f", revision {facts['revision']}" if facts["revision"] else "")
+    yield f"licence     {facts['licence']}"
+    yield f"weights     {facts['dtype']}"
+    for part, count in facts["parameters"].items():
+        yield f"  {part:<16}{count:>15,} parameters"
+    yield (f"size        {defaults['width']} x {defaults['height']} by default, multiples of {facts['size_multiple']}")
+    yield (
+        f"defaults    strength {defaults['strength']:g}, {defaults['num_inference_steps']} steps, "
+        f"guidance {defaults['guidance_scale']:g}"
+    )
+    yield f"devices     {', '.join(facts['devices'])}"
+    yield f"versions    {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}"

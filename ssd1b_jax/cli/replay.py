@@ -1,11 +1,12 @@
 """`ssd1b replay`: make a picture again from what its file says, and compare."""
 
 import argparse
-import sys
 from pathlib import Path
+from typing import Any
 
 from ssd1b_jax.cli import settings
-from ssd1b_jax.cli.console import ProgressBar, add_quiet, describe
+from ssd1b_jax.cli.console import Console, add_output, describe, facts
+from ssd1b_jax.errors import DONE, FAILED, RequestError
 
 LORA = "NAME=FILE"
 
@@ -25,7 +26,7 @@ def add(commands) -> None:
     add("--lora", action="append", default=[], metavar=LORA, help="the same for a LoRA; may be repeated")
     add("--model", metavar="MODEL", help="the same for the model; may also be another one, to see what changes")
     add("-o", "--output", type=Path, metavar="OUT", help="write the picture made again")
-    add_quiet(parser)
+    add_output(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -37,37 +38,45 @@ def _run(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         image=arguments.image,
         mask=arguments.mask,
-        loras=dict(_lora(said) for said in arguments.lora),
+        loras=dict(_lora(text) for text in arguments.lora),
     )
     if arguments.output:
         inputs = [source for source in (recipe.request.image, recipe.request.mask) if isinstance(source, str | Path)]
         settings.keep(arguments.output, arguments.file, *inputs)
         upscale = recipe.record["written"]["upscale"]
         saving.check(arguments.output, recipe.request.width * upscale, recipe.request.height * upscale)
-    with ProgressBar(arguments.quiet) as bar:
-        bar.note(recipe.notes)
-        made = replay.run(recipe, on_progress=bar.advance)
-        bar.note(made.result.notes)
-    if arguments.output:
-        embed = recipe.embedded and arguments.output.suffix.lower() == ".png"
-        bar.note(made.result.save(arguments.output, upscale=upscale, embed_input=embed).notes)
-        print(f"{arguments.output}: {describe(made.result)}")
-    if made.edited:
-        print(f"note: {recipe.picture} is not as it was written, someone has edited its pixels", file=sys.stderr)
-    print(f"{arguments.file}: {_verdict(made)}")
-    return 0 if made.identical else 1
+    with Console(arguments) as console:
+        console.note(recipe.notes)
+        replayed = replay.run(recipe, on_progress=console.advance)
+        result, saved = replayed.result, None
+        if arguments.output:
+            embed = recipe.embedded and arguments.output.suffix.lower() == ".png"
+            saved = result.save(arguments.output, upscale=upscale, embed_input=embed)
+        notes = [*recipe.notes, *result.notes, *(saved.notes if saved else ())]
+        if replayed.edited:
+            notes.append(f"{recipe.picture} is not as it was written, someone has edited its pixels")
+        console.note(notes)
+        written = f"{saved.picture}: {describe(result)}\n" if saved else ""
+        values = facts(result, saved) | _comparison(replayed) | dict(file=arguments.file, notes=notes)
+        console.report(f"{written}{arguments.file}: {_verdict(replayed)}", values)
+    return DONE if replayed.identical else FAILED
 
 
-def _lora(said: str) -> tuple[str, str]:
-    name, equals, file = said.partition("=")
+def _comparison(replayed) -> dict[str, Any]:
+    names = ("identical", "edited", "differences", "worst", "mean")
+    return {name: getattr(replayed, name) for name in names}
+
+
+def _lora(text: str) -> tuple[str, str]:
+    name, equals, file = text.partition("=")
     if not (name and equals and file):
-        raise ValueError(f"lora must be {LORA}, got {said!r}")
+        raise RequestError(f"lora must be {LORA}, got {text!r}")
     return name, file
 
 
-def _verdict(made) -> str:
-    if made.identical:
+def _verdict(replayed) -> str:
+    if replayed.identical:
         return "made again, all pixels are identical"
-    apart = "" if made.worst is None else f", by up to {made.worst} and {made.mean:.3g} on average of 255"
-    why = "".join(f"\n  {phrase}" for phrase in made.differences) or "\n  nothing else that is recorded differs"
+    apart = "" if replayed.worst is None else f", by up to {replayed.worst} and {replayed.mean:.3g} on average of 255"
+    why = "".join(f"\n  {phrase}" for phrase in replayed.differences) or "\n  nothing else that is recorded differs"
     return f"made again, pixels differ{apart}{why}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ssd1b_jax import images
 from ssd1b_jax.choices import DTYPES, NOISES, SHORT
+from ssd1b_jax.errors import RequestError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +104,7 @@ def check(arguments: argparse.Namespace, output: Path) -> None:
     from ssd1b_jax.engine.devices import check_per_device
 
     if not 1 <= arguments.upscale <= images.MAX_UPSCALE:
-        raise ValueError(f"upscale must be a whole number from 1 to {images.MAX_UPSCALE}, got {arguments.upscale}")
+        raise RequestError(f"upscale must be a whole number from 1 to {images.MAX_UPSCALE}, got {arguments.upscale}")
     check_per_device(arguments.per_device)
     check_files(arguments, output)
     images.load(arguments.image)
@@ -127,7 +128,7 @@ def keep(output: Path, *inputs: str | Path | None) -> None:
     """That an output is none of the inputs, which it would replace."""
     for path in inputs:
         if path is not None and output.exists() and Path(path).exists() and output.samefile(path):
-            raise ValueError(f"{output} is an input, which would be lost: choose another output")
+            raise RequestError(f"{output} is an input, which would be lost: choose another output")
 
 
 def lora_files(arguments: argparse.Namespace) -> dict[str, str]:
@@ -136,7 +137,7 @@ def lora_files(arguments: argparse.Namespace) -> dict[str, str]:
     for file, _ in arguments.loras or ():
         name = Path(file).stem
         if name in files:
-            raise ValueError(f"two LoRAs are named {name!r}: rename one of the files")
+            raise RequestError(f"two LoRAs are named {name!r}: rename one of the files")
         files[name] = file
     return files
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ssd1b_jax.errors import RequestError
+from ssd1b_jax.errors import DeviceError, RequestError
 
 AXIS = "data"
 MOST_PER_DEVICE = 256  # pictures at a time
@@ -23,7 +23,7 @@ class Devices:
 
     def __init__(self, devices: Sequence[jax.Device] | None = None, per_device: int = 1):
         check_per_device(per_device)
-        self.devices = tuple(devices if devices is not None else jax.local_devices())
+        self.devices = tuple(devices if devices is not None else local_devices())
         self.per_device = per_device
         # In the order of pmap's devices, or every call would move the parameters.
         mesh = Mesh(np.array(self.devices), (AXIS,))
@@ -70,10 +70,27 @@ def check_per_device(pictures: int) -> None:
         raise RequestError(f"per_device must be a whole number from 1 to {MOST_PER_DEVICE}, got {pictures}")
 
 
+def local_devices() -> list[jax.Device]:
+    """The devices of this process. Raises DeviceError where JAX can use none."""
+    try:
+        return jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # the second for a CUDA that is not there
+        raise DeviceError(_no_devices(str(error))) from error
+
+
+def _no_devices(reason: str) -> str:
+    platforms = jax.config.jax_platforms
+    reason = reason.partition("\n")[0].partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+    because = f" ({reason})" if reason else ""
+    if platforms:
+        return f"JAX_PLATFORMS={platforms} names a device that JAX cannot use here{because}: unset it, or set it to cpu"
+    return f"JAX can use no device{because}: set JAX_PLATFORMS=cpu to compute without one"
+
+
 @functools.cache
 def host() -> jax.Device | None:
     """The machine's own processor as a device; None where JAX_PLATFORMS leaves it out."""
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
+    except (RuntimeError, AssertionError):
         return None

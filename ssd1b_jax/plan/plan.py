@@ -17,6 +17,7 @@ from jax.sharding import SingleDeviceSharding
 
 from ssd1b_jax import config as presets
 from ssd1b_jax.checkpoints.model_folder import EMBEDDED, Manifest, Model, abstract_params, check_dtype, read_manifest
+from ssd1b_jax.choices import nearest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.engine.stages import part_dtypes
@@ -199,7 +200,9 @@ def _manifest(model: str, dtype: str) -> Manifest:
     try:
         return read_manifest(model)
     except ModelError as error:
-        raise PlanError(f"{error} (or, to plan, one of {', '.join(PRESETS)})") from None
+        near = nearest(model, PRESETS)
+        hint = f"; did you mean {near}?" if near else ""
+        raise PlanError(f"{error} (or, to plan, one of {', '.join(PRESETS)}{hint})") from None
 
 
 def _bytes(tree) -> int:
