@@ -18,10 +18,10 @@ from helpers.commands import run
 from convert.__main__ import main as convert
 from ssd1b_jax import Request, cli, images, pipeline, records
 from ssd1b_jax.checkpoints.safetensors import write_safetensors
-from ssd1b_jax.checkpoints.tensor_names import PARTS
 from ssd1b_jax.cli.settings import of_request
 from ssd1b_jax.errors import DeviceError, NonFiniteError
 from ssd1b_jax.images import codec
+from ssd1b_jax.models import PARTS
 from ssd1b_jax.samplers import SAMPLERS
 from ssd1b_jax.training.__main__ import main as train
 
@@ -389,7 +389,7 @@ def test_every_setting_has_an_option(command):
 )
 def test_help_is_readable(capsys, command):
     with pytest.raises(SystemExit) as exit:
-        cli.main([*command, "--help"])
+        cli.main([*command.split(), "--help"])
     out = capsys.readouterr().out
     assert exit.value.code == 0 and max(map(len, out.splitlines())) <= 100 and "None" not in out
 
