@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
 
@@ -12,15 +13,16 @@ from ssd1b_jax.errors import EXIT_CODES, RequestError
 
 DESCRIPTION = "Convert weights of the SDXL family between PyTorch's layouts and a model folder of ssd1b_jax."
 EPILOG = f"""
-SOURCE is a diffusers folder, a hub id, or a single .safetensors or .ckpt file with the names that A1111 and
-ComfyUI use. Where a diffusers folder has weights in two precisions, those of 16 bits are taken, unless --dtype
-is float32. A single file has no tokenizers: they are taken from --tokenizers, or else from the hub.
+SOURCE is a diffusers folder, a hub id, or a single .safetensors or .ckpt file with the names
+that A1111 and ComfyUI use. Where a diffusers folder has weights in two precisions, those of 16
+bits are taken, unless --dtype is float32. A single file has no tokenizers: they are taken from
+--tokenizers, or else from the hub.
 
   ssd1b convert segmind/SSD-1B weights/ssd-1b
   ssd1b convert SSD-1B-A1111.safetensors weights/ssd-1b --tokenizers SSD-1B-DIFFUSERS-FOLDER
   ssd1b convert --to-diffusers weights/ssd-1b SSD-1B-DIFFUSERS-FOLDER
 
-{EXIT_CODES}
+{textwrap.fill(EXIT_CODES, 96)}
 """
 
 
