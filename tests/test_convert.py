@@ -179,8 +179,8 @@ def test_the_way_back_refuses(folder, tmp_path, capsys):
     assert "full exists and is not an empty folder" in capsys.readouterr().err
     assert main(["--to-diffusers", str(folder), str(tmp_path / "back")]) == 2
     assert "is a diffusers folder" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["--to-diffusers", "emoji", str(tmp_path / "back"), "--revision", "main"])
+    assert main(["--to-diffusers", "emoji", str(tmp_path / "back"), "--revision", "main"]) == 2
+    assert "--revision and --tokenizers do not go with --to-diffusers" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
@@ -190,16 +190,14 @@ def test_interrupted_it_leaves_nothing(folder, tmp_path, capsys, monkeypatch, wa
         if stage == "writing":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("convert.__main__._Bars.advance", interrupt)
+    monkeypatch.setattr("ssd1b_jax.cli.convert._Bars.advance", interrupt)
     assert main([*way, "emoji" if way else str(folder), str(tmp_path / "target")]) == 130
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "error: interrupted\n") and not any(tmp_path.iterdir())
 
 
 def test_help_needs_no_jax():
-    script = (
-        "import sys; import convert.__main__ as it; it._arguments(['a', 'b']); print({'jax', 'flax'} & {*sys.modules})"
-    )
+    script = "import sys; import convert.__main__ as it; it._parser().parse_args(['a', 'b']); print({'jax', 'flax'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
@@ -217,7 +215,7 @@ def test_refusals_are_one_sentence_and_write_nothing(source, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").touch()
     refused(2, "full exists and is not an empty folder", target=tmp_path / "full")
-    refused(3, "File exists", target=tmp_path / "full" / "precious" / "model")
+    refused(3, "cannot be saved: file exists", target=tmp_path / "full" / "precious" / "model")
     (source / "unet" / "diffusion_pytorch_model.safetensors").rename(source / "unet" / "diffusion_pytorch_model.bin")
     refused(
         2, "unet has no diffusion_pytorch_model.safetensors, whole, in shards or as .fp16 (diffusion_pytorch_model.bin:"
