@@ -197,7 +197,8 @@ def test_interrupted_it_leaves_nothing(folder, tmp_path, capsys, monkeypatch, wa
 
 
 def test_help_needs_no_jax():
-    script = "import sys; import convert.__main__ as it; it._parser().parse_args(['a', 'b']); print({'jax', 'flax'} & {*sys.modules})"
+    parse = "import sys; import convert.__main__ as it; it._parser().parse_args(['a', 'b'])"
+    script = f"{parse}; print({{'jax', 'flax'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
