@@ -1,6 +1,7 @@
 """Eight virtual devices for all tests, compiled programs shared between them, and a small random model."""
 
 import gc
+import os
 import tempfile
 from importlib.util import find_spec
 
@@ -18,6 +19,15 @@ jax.config.update("jax_num_cpu_devices", 8)
 if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="ssd1b_jax-tests-"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def pytest_configure(config):
+    """The fast tests spend their time compiling: they let XLA optimize less. The whole suite runs what users run."""
+    if config.option.markexpr == "not slow":
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
 
 
 MANY_PROGRAMS = 200  # of some ten megabytes each
@@ -78,3 +88,10 @@ def commands_use_tiny_pipe(tiny_pipe, tiny_folder, monkeypatch):
         return tiny_pipe
 
     monkeypatch.setattr(Pipeline, "from_pretrained", from_pretrained)
+
+
+@pytest.fixture(params=["shared", pytest.param("loaded", marks=pytest.mark.slow)])
+def each_way_of_loading(request):
+    """Commands use `tiny_pipe`; in the slow tests they also load the small model themselves, as users' do."""
+    if request.param == "shared":
+        request.getfixturevalue("commands_use_tiny_pipe")

@@ -225,7 +225,10 @@ model_folder.save_model(sys.argv[1], model, params, tokenizers=sys.argv[2], **ab
 """
 
 
-@pytest.mark.parametrize("moment", ["begun", "writing 30", "writing 150", "hashing 20"])
+LATER = "writing 30", "writing 150", "hashing 20"
+
+
+@pytest.mark.parametrize("moment", ["begun", *(pytest.param(moment, marks=pytest.mark.slow) for moment in LATER)])
 def test_killed_at_any_moment_it_leaves_nothing_that_loads(tmp_path, tokenizers, moment):
     stage, _, count = moment.partition(" ")
     target = tmp_path / "model"

@@ -51,7 +51,7 @@ def test_img2img_writes_the_picture_and_says_what_it_did(capsys, tiny_folder, he
     assert images.load("out.png").pixels.shape == (tiny.SIZE, tiny.SIZE, 3)
 
 
-@pytest.mark.usefixtures("commands_use_tiny_pipe")
+@pytest.mark.usefixtures("each_way_of_loading")
 def test_more_pictures_are_named_by_seed_and_enlarged_when_asked(capsys, tiny_folder, here):
     arguments = ("--model", tiny_folder, "--seed", 7, "--num-images", 2, "--upscale", 3)
     code, out, _ = run(capsys, "img2img", "in.png", "a cat", *arguments)
@@ -392,7 +392,7 @@ def test_help_is_readable(capsys, command):
     assert exit.value.code == 0 and max(map(len, out.splitlines())) <= 100 and "None" not in out
 
 
-@pytest.mark.usefixtures("commands_use_tiny_pipe")
+@pytest.mark.usefixtures("each_way_of_loading")
 def test_metadata_is_written_as_asked(capsys, tiny_folder, here):
     arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--seed", 1, "--quiet")
     assert run(capsys, *arguments, "-o", "a.png", "--sidecar", "--embed-input")[0] == 0
@@ -403,6 +403,7 @@ def test_metadata_is_written_as_asked(capsys, tiny_folder, here):
     assert sorted(path.name for path in here.iterdir()) == ["a.json", "a.png", "b.jpg", "in.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_what_a_jpeg_has_no_room_for_is_kept_beside_it(capsys, tiny_folder, here):
     arguments = ("--model", tiny_folder, "-o", "a.jpg")

@@ -263,7 +263,7 @@ def test_ink_is_as_wide_as_it_says_and_one_height():
 # the command
 
 
-@pytest.mark.usefixtures("commands_use_tiny_pipe")
+@pytest.mark.usefixtures("each_way_of_loading")
 def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here):
     arguments = ("--x", "strength=0.5,1", "--y", "seed=1..3", "--model", tiny_folder, "-o", "out/table.png")
     (here / "out").mkdir()

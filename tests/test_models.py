@@ -99,7 +99,7 @@ def test_down_block(networks, level, channels):
         assert_close(a, nhwc(b), BLOCK)
 
 
-@pytest.mark.parametrize("kind", ["ssd_1b", "sdxl"])
+@pytest.mark.parametrize("kind", ["ssd_1b", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_mid_block(networks, kind):
     ours, theirs = networks("unet", kind)
     x, time, context = draw(*IMAGE, 64), draw(*TIME), draw(*CONTEXT)
@@ -145,7 +145,7 @@ def test_embedding_of_time_and_size(networks):
     assert_close(made.added, expected.numpy(), BLOCK)
 
 
-@pytest.mark.parametrize("kind", reference.UNETS)
+@pytest.mark.parametrize("kind", ["ssd_1b", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("vega", "sdxl"))])
 def test_unet(networks, kind):
     ours, theirs = networks("unet", kind)
     latents, context, pooled = draw(*IMAGE, 4), draw(*CONTEXT), draw(*POOLED)
@@ -183,7 +183,13 @@ def test_vae(networks):
 END = len(reference.vocabulary()[0]) - 1
 
 
-@pytest.mark.parametrize("hidden_act, eos_token_id", [("quick_gelu", 2), ("gelu", 2), ("quick_gelu", END), ("gelu", 9)])
+@pytest.mark.parametrize(
+    "hidden_act, eos_token_id",
+    [
+        ("quick_gelu", 2),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("gelu", 2), ("quick_gelu", END), ("gelu", 9))),
+    ],
+)
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
 def test_text_encoder(networks, config, part, hidden_act, eos_token_id):
     """Prompts end at various places; behind the end there is padding with the same id, or with another."""

@@ -14,10 +14,19 @@ def test_trees_and_their_parts(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, orbax.load(tmp_path / "tree", tree), tree)
     part = orbax.load_part(tmp_path / "tree", "ema", jax.eval_shape(lambda: tree["ema"]))
     jax.tree.map(np.testing.assert_array_equal, part, tree["ema"])
-    for wrong in ({"layers": {0: jnp.ones(2)}}, tree["ema"] | {"more": jnp.ones(2)}):
-        with pytest.raises(ValueError):
+
+
+def test_leaves_that_only_one_side_has_are_named(tmp_path):
+    tree = dict(ema={"layers": {i: jnp.full(2, i) for i in range(2)}}, step=jnp.int32(4))
+    orbax.save(tmp_path / "tree", tree)
+    layers = tree["ema"]["layers"]
+    for wrong, sentence in (
+        ({"layers": {0: layers[0]}}, r"do not match:\nema.layers.1:\n +- Source: MISSING"),
+        ({"layers": layers, "more": jnp.ones(2)}, r"do not match:\nema.more:\n.*\n +- Target: MISSING"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
             orbax.load_part(tmp_path / "tree", "ema", wrong)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"do not match:\nstep:\n +- Source: MISSING"):
         orbax.load(tmp_path / "tree", dict(ema=tree["ema"]))
 
 

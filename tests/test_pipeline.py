@@ -22,7 +22,18 @@ COLLECTIVES = r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permu
 
 @pytest.fixture(scope="module")
 def on_one_device(tiny_pipe):
-    return digest(tiny_pipe.generate(mixture()))
+    """The digests of the first requests of the mixture."""
+    known = []
+
+    def first(count: int = len(mixture())) -> list[str]:
+        known.extend(digest(tiny_pipe.generate(mixture()[len(known) : count])))
+        return known[:count]
+
+    return first
+
+
+FEW = 3  # of the mixture: they share all programs
+few_and_all = pytest.mark.parametrize("count", [FEW, pytest.param(len(mixture()), marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +41,28 @@ def eight(tiny_model):
     return Pipeline(tiny_model, devices=jax.devices())
 
 
-def test_any_number_of_devices_gives_the_same_pixels(on_one_device, eight, tiny_model):
-    assert len(set(on_one_device)) == len(on_one_device), "the requests must differ for this to say anything"
-    assert digest(eight.generate(mixture())) == on_one_device
-    some = Pipeline(tiny_model, devices=jax.devices()[-3:]).generate(mixture()[:5])
-    assert digest(some) == on_one_device[:5]
+@few_and_all
+def test_eight_devices_give_the_pixels_of_one(on_one_device, eight, count):
+    expected = on_one_device(count)
+    assert len(set(expected)) == count, "the requests must differ for this to say anything"
+    assert digest(eight.generate(mixture()[:count])) == expected
 
 
-def test_order_and_neighbours_change_nothing(on_one_device, eight):
-    backwards = eight.generate(mixture()[::-1])
-    assert digest(backwards)[::-1] == on_one_device
-    alone = eight.generate([mixture()[4]])
-    assert digest(alone) == [on_one_device[4]]
+@pytest.mark.slow
+def test_three_devices_give_the_pixels_of_one(on_one_device, tiny_model):
+    three = Pipeline(tiny_model, devices=jax.devices()[-3:])
+    assert digest(three.generate(mixture()[:5])) == on_one_device(5)
 
 
+@few_and_all
+def test_order_and_neighbours_change_nothing(on_one_device, eight, count):
+    backwards = eight.generate(mixture()[:count][::-1])
+    assert digest(backwards)[::-1] == on_one_device(count)
+    alone = eight.generate([mixture()[FEW - 1]])
+    assert digest(alone) == on_one_device(FEW)[-1:]
+
+
+@pytest.mark.slow
 def test_results_come_in_order_and_say_what_they_are(eight):
     results = eight.generate(mixture())
     assert [result.seed for result in results] == [request.seed for request in mixture()]
@@ -63,10 +82,11 @@ def test_another_process_with_one_device_gives_the_same_pixels(on_one_device, ti
     run = subprocess.run(
         [sys.executable, "-c", program, str(tiny_folder)], env=environment, capture_output=True, text=True, check=True
     )
-    assert run.stdout.split() == on_one_device[:2]
+    assert run.stdout.split() == on_one_device(2)
 
 
-def test_two_pictures_on_a_device_are_close_to_one(tiny_model, on_one_device, tiny_pipe):
+@pytest.mark.slow
+def test_two_pictures_on_a_device_are_close_to_one(tiny_model, tiny_pipe):
     """R2: rounding differs between batch sizes; 8-bit pixels may by one or two."""
     paired = Pipeline(tiny_model, devices=jax.devices()[:1], per_device=2)
     requests = mixture()[:3]
@@ -74,6 +94,7 @@ def test_two_pictures_on_a_device_are_close_to_one(tiny_model, on_one_device, ti
         assert np.abs(one.pixels.astype(int) - two.pixels).max() <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 25), ("float16", 45)])  # numbers of 8 bits, and of 11
 def test_half_precision_is_close_and_begins_with_the_same_noise(tiny_folder, tiny_pipe, dtype, least):
     """R3: with a host's noise only rounding differs, here as PSNR."""
@@ -119,7 +140,7 @@ def test_nothing_is_compiled_after_the_first_picture(tiny_model, compiled):
 def test_progress_counts_every_call_and_changes_no_pixel(tiny_pipe, on_one_device):
     seen = []
     results = tiny_pipe.generate(mixture()[:3], on_progress=seen.append)
-    assert digest(results) == on_one_device[:3]
+    assert digest(results) == on_one_device(3)
     calls = 3 + 5 + 3  # heun calls twice a step but at the last
     assert {progress.calls for progress in seen} == {calls} and {progress.pictures for progress in seen} == {3}
     done = [progress.calls_done for progress in seen]
@@ -127,6 +148,7 @@ def test_progress_counts_every_call_and_changes_no_pixel(tiny_pipe, on_one_devic
     assert seen[-1].pictures_done == 3
 
 
+@pytest.mark.slow
 def test_the_programs_do_not_communicate(eight, monkeypatch):
     """Read what XLA made for eight devices; a sum over them is recognized, so the search can find one."""
     texts = {}
@@ -177,10 +199,10 @@ def test_guidance_of_one_ignores_the_negative_prompt(tiny_pipe):
 @pytest.mark.parametrize(
     ("part", "leaf", "stage"),
     [
-        ("text_encoder", ("token_embedding", "embedding"), "text encoders"),
-        ("vae", ("encoder", "conv_in", "bias"), "VAE encoder"),
+        pytest.param("text_encoder", ("token_embedding", "embedding"), "text encoders", marks=pytest.mark.slow),
+        pytest.param("vae", ("encoder", "conv_in", "bias"), "VAE encoder", marks=pytest.mark.slow),
         ("unet", ("conv_out", "bias"), "UNet"),
-        ("vae", ("decoder", "conv_in", "bias"), "VAE decoder"),
+        pytest.param("vae", ("decoder", "conv_in", "bias"), "VAE decoder", marks=pytest.mark.slow),
     ],
 )
 def test_a_value_that_is_not_finite_names_its_stage(tiny_model, part, leaf, stage):
@@ -201,17 +223,19 @@ def test_nothing_runs_if_one_request_is_bad(tiny_pipe, monkeypatch):
         tiny_pipe.generate([good, dataclasses.replace(good, strength=1.5)])
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_at_loading_is_compiled_by_then(tiny_folder, on_one_device, compiled):
-    every = mixture()
+    every, expected = mixture(), on_one_device()
     wanted = [0, 3, 6, 11]  # guided, not guided, noise of the host's, both in one picture
     requests = [every[i] for i in wanted]
     pipe = Pipeline.from_pretrained(tiny_folder, devices=jax.devices()[:1], requests=requests)
     programs = compiled.count
     assert programs >= 3 + 3 + 1  # the last two share all but one
-    assert digest(pipe.generate(requests)) == [on_one_device[i] for i in wanted]
+    assert digest(pipe.generate(requests)) == [expected[i] for i in wanted]
     assert compiled.count == programs
 
 
+@pytest.mark.slow
 def test_loras_given_at_loading_are_those_loaded_later(tiny_folder, tiny_model, tmp_path):
     file = tmp_path / "style.safetensors"
     lora.write(file, lora.kohya(tiny.tiny_config()).items())

@@ -352,7 +352,8 @@ def test_every_setting_is_made_again(capsys, pipe, here):
     assert run(capsys, "replay", "a.png", *given) == (0, "a.png: made again, all pixels are identical\n", "")
 
 
-def test_a_picture_with_a_lora_is_made_again(capsys, pipe, tiny_folder, here):
+@pytest.mark.usefixtures("each_way_of_loading")
+def test_a_picture_with_a_lora_is_made_again(capsys, tiny_folder, here):
     """All by the command line."""
     lora.write(here / "style.safetensors", lora.kohya(tiny.tiny_config()).items())
     arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--seed", 1, "--quiet")

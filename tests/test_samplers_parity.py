@@ -155,6 +155,12 @@ def compare(monkeypatch, name, steps, strength, **settings):
     assert table.draws.astype(int).tolist() == draws
 
 
+REPRESENTATIVES = ("euler", "dpm2_a", "dpmpp_2m_karras", "unipc")
+every_sampler = pytest.mark.parametrize(
+    "name", [name if name in REPRESENTATIVES else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS]
+)
+
+
 def test_every_sampler_has_a_reference_by_its_name():
     assert set(CLASSES) == {name.removesuffix("_karras") for name in SAMPLERS}
     for name, kind in CLASSES.items():
@@ -168,6 +174,12 @@ def test_karras_levels_are_offered_where_diffusers_has_them():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+def test_a_short_trajectory_is_that_of_diffusers(monkeypatch, name):
+    compare(monkeypatch, name, 10, 0.6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_trajectory_is_that_of_diffusers(monkeypatch, name):
     for steps in STEPS:
         for strength in STRENGTHS:
@@ -176,19 +188,19 @@ def test_trajectory_is_that_of_diffusers(monkeypatch, name):
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "linspace"])
-@pytest.mark.parametrize("name", SAMPLERS)
+@every_sampler
 def test_other_spacings_are_those_of_diffusers(monkeypatch, name, spacing):
     for steps, strength in FEW:
         compare(monkeypatch, name, steps, strength, timestep_spacing=spacing)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@every_sampler
 def test_v_prediction_is_that_of_diffusers(monkeypatch, name):
     for steps, strength in FEW:
         compare(monkeypatch, name, steps, strength, prediction_type="v_prediction")
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@every_sampler
 def test_the_fewest_steps_are_those_of_diffusers(monkeypatch, name):
     if name != "deis_karras":  # diffusers' first level is then its last too: the noise stays
         compare(monkeypatch, name, 1, 1.0)

@@ -61,6 +61,7 @@ def test_an_interval_counts_steps_not_calls(tiny_pipe, advances):
     assert advances == [(False, 0, 6), (True, 6, 11)], "two calls a step, but for the last"
 
 
+@pytest.mark.slow
 def test_intervals_may_be_mixed_in_a_batch(tiny_model, tiny_pipe):
     requests = [
         Request(image=picture(), prompt=PROMPT, seed=i, guidance_interval=interval, num_inference_steps=steps)
@@ -74,6 +75,7 @@ def test_intervals_may_be_mixed_in_a_batch(tiny_model, tiny_pipe):
 # Prompts
 
 
+@pytest.mark.slow
 def test_prompts_of_as_many_chunks_share_a_program(tiny_pipe, compiled):
     long = [f"{'a red apple ' * 8} {word}" for word in ("cat", "cat apple", "apple red cat a")]
     first = tiny_pipe(image=picture(), prompt=long[0], seed=1)
@@ -85,6 +87,7 @@ def test_prompts_of_as_many_chunks_share_a_program(tiny_pipe, compiled):
     assert not any(np.array_equal(first.pixels, other) for other in others), "the end of a long prompt counts"
 
 
+@pytest.mark.slow
 def test_a_prompt_beyond_all_chunks_says_what_was_cut(tiny_pipe):
     short = tiny_pipe(image=picture(), prompt="a red apple " * 15 + "zebra", seed=1)
     (note,) = short.notes
@@ -171,7 +174,7 @@ def test_settings_without_effect_are_told(tiny_pipe, settings, notes):
 # Variation
 
 
-@pytest.mark.parametrize("noise", ["jax", "torch", "nv"])
+@pytest.mark.parametrize("noise", ["jax", *(pytest.param(name, marks=pytest.mark.slow) for name in ("torch", "nv"))])
 def test_a_variation_goes_from_one_seeds_noise_to_the_others(tiny_pipe, noise):
     own = make(tiny_pipe, noise=noise).astype(int)
     assert np.array_equal(own, make(tiny_pipe, noise=noise, variation_seed=9)), "of strength 0"
@@ -253,6 +256,7 @@ def test_the_devices_go_on_while_a_result_is_kept(tiny_pipe, monkeypatch):
     assert len(list(stream)) == 2
 
 
+@pytest.mark.slow
 def test_a_picture_that_fails_takes_no_other_with_it(tiny_model):
     """One token's embedding is not a number."""
     params = jax.tree.map(np.array, tiny_model.params)
@@ -270,6 +274,7 @@ def test_a_picture_that_fails_takes_no_other_with_it(tiny_model):
 # LoRAs
 
 
+@pytest.mark.slow
 def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model, tmp_path, compiled):
     pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
     tensors = [kohya(tiny_model.config, seed=seed, alpha=2.0).items() for seed in (1, 2)]
