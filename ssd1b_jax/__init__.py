@@ -8,6 +8,53 @@ result.save("apple.png")
 import logging
 from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names as in _HOMES, for checkers and editors
+    from ssd1b_jax.errors import (
+        ConfigError as ConfigError,
+    )
+    from ssd1b_jax.errors import (
+        DeviceError as DeviceError,
+    )
+    from ssd1b_jax.errors import (
+        Error as Error,
+    )
+    from ssd1b_jax.errors import (
+        FileError as FileError,
+    )
+    from ssd1b_jax.errors import (
+        GridError as GridError,
+    )
+    from ssd1b_jax.errors import (
+        ImageError as ImageError,
+    )
+    from ssd1b_jax.errors import (
+        ModelError as ModelError,
+    )
+    from ssd1b_jax.errors import (
+        NonFiniteError as NonFiniteError,
+    )
+    from ssd1b_jax.errors import (
+        PlanError as PlanError,
+    )
+    from ssd1b_jax.errors import (
+        RecordError as RecordError,
+    )
+    from ssd1b_jax.errors import (
+        RequestError as RequestError,
+    )
+    from ssd1b_jax.errors import (
+        SaveError as SaveError,
+    )
+    from ssd1b_jax.errors import (
+        WeightsError as WeightsError,
+    )
+    from ssd1b_jax.pipeline import Pipeline as Pipeline
+    from ssd1b_jax.pipeline import Progress as Progress
+    from ssd1b_jax.records import Output as Output
+    from ssd1b_jax.request import Request as Request
+    from ssd1b_jax.result import Result as Result
 
 __version__ = version("ssd1b_jax")
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the program that uses us asks
@@ -17,6 +64,7 @@ _HOMES = {
     "Progress": "pipeline",
     "Request": "request",
     "Result": "result",
+    "Output": "records",
     "ConfigError": "errors",
     "DeviceError": "errors",
     "Error": "errors",

@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from ssd1b_jax.choices import nearest
 from ssd1b_jax.errors import BAD_INPUT, DEVICE, DISK, DONE, INTERRUPTED, Error
+from ssd1b_jax.settings import SETTINGS, meant, nearest
 
 HUNG_UP = 141  # the code that a shell gives a program whose reader has gone
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
@@ -100,8 +100,16 @@ class Parser(argparse.ArgumentParser):
 def _unknown(option: str, options) -> str:
     if not option.startswith("-"):
         return f"one argument too many: {option!r}; quote text that has spaces"
-    near = nearest(option.partition("=")[0], options)
+    near = _near(option.partition("=")[0], options)
     return f"unknown option {option}" + (f": did you mean {near}?" if near else "")
+
+
+def _near(option: str, options) -> str | None:
+    """The option that someone may have meant, among those of a command."""
+    setting = meant(option)
+    if setting and SETTINGS[setting].flag in options:
+        return SETTINGS[setting].flag
+    return nearest(option, options)
 
 
 def _whole(text: str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,11 @@ from ssd1b_jax.engine.stages import ORDER, Sides, Stages, part_dtypes
 from ssd1b_jax.errors import NonFiniteError, RequestError
 from ssd1b_jax.images import masks, previews
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
-from ssd1b_jax.request import Request, check_names, repeat
+from ssd1b_jax.request import Request, check_names, listed, repeat
 from ssd1b_jax.result import Result
+from ssd1b_jax.settings.fields import RequestFields
 
+OnProgress = Callable[["Progress"], None]
 EVENTS_AHEAD = 64  # of the devices, while the caller keeps pictures: about as many results at most
 
 
@@ -151,18 +154,24 @@ class Pipeline:
         self._lora_files[name] = str(path)
         return name
 
+    @overload
     def __call__(
-        self, *, num_images: int = 1, on_progress: Callable[[Progress], None] | None = None, **settings
-    ) -> Result | list[Result]:
+        self, *, num_images: Literal[1] = 1, on_progress: OnProgress | None = None, **fields: Unpack[RequestFields]
+    ) -> Result: ...
+
+    @overload
+    def __call__(
+        self, *, num_images: int, on_progress: OnProgress | None = None, **fields: Unpack[RequestFields]
+    ) -> list[Result]: ...
+
+    def __call__(self, *, num_images: int = 1, on_progress: OnProgress | None = None, **fields: Any):
         """Make one picture from a Request's fields, or a list of `num_images` with successive seeds."""
-        check_names(settings, "num_images", "on_progress")
-        requests = repeat(Request(**settings).resolve(self.config), num_images)
+        check_names(fields, "num_images", "on_progress")
+        requests = repeat(Request(**fields).resolve(self.config), num_images)
         results = self.generate(requests, on_progress=on_progress)
         return results[0] if num_images == 1 else results
 
-    def generate(
-        self, requests: Iterable[Request], *, on_progress: Callable[[Progress], None] | None = None
-    ) -> list[Result]:
+    def generate(self, requests: Iterable[Request], *, on_progress: OnProgress | None = None) -> list[Result]:
         """Make every picture asked for, in any mixture of settings and sizes; results in order.
 
         `on_progress` is called after every model call of a batch, and after every batch. Every
@@ -173,7 +182,7 @@ class Pipeline:
         return [results[index] for index in range(len(results))]
 
     def stream(
-        self, requests: Iterable[Request], *, on_progress: Callable[[Progress], None] | None = None
+        self, requests: Iterable[Request], *, on_progress: OnProgress | None = None
     ) -> Iterator[tuple[int, Result]]:
         """As `generate`, but each picture as soon as its batch is done, with its index among the requests.
 
@@ -196,7 +205,7 @@ class Pipeline:
         return self.devices.replicate(model.laid_out(self.devices.platform))
 
     def _plan(self, requests: Iterable[Request]) -> list[Job]:
-        return [self._batcher.plan(index, request) for index, request in enumerate(requests)]
+        return [self._batcher.plan(index, request) for index, request in enumerate(listed(requests))]
 
     def _compile(self, jobs: list[Job]) -> Iterator[None]:
         """Compile what they run, a program at every step; of the weights, shapes are enough."""
@@ -261,12 +270,13 @@ class Pipeline:
         loras = {
             name: dict(name=self._lora_files[name], sha256=self._adapters.sha256(name)) for name in job.request.loras
         }
+        record = records.describe(job.request, column.picture.sources, self._maker, job.table.steps_run, loras)
         return Result(
             pixels=pixels,
             request=job.request,
             steps_run=job.table.steps_run,
             seconds=seconds,
-            made=records.describe(job.request, column.picture.sources, self._maker, job.table.steps_run, loras),
+            record=records.with_pixels(record, pixels),
             notes=column.notes,
         )
 

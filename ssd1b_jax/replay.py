@@ -106,7 +106,7 @@ def run(recipe: Recipe, *, on_progress: Callable[[Progress], None] | None = None
     options = dict(dtype=record["dtype"]["unet"], per_device=record["per_device"], loras=recipe.loras)
     pipe = Pipeline.from_pretrained(recipe.model, **options, requests=requests)
     (result,) = pipe.generate(requests, on_progress=on_progress)
-    now = result.provenance
+    now = result.record
     identical = now["pixels"]["sha256"] == record["pixels"]["sha256"]
     apart, edited, upscale = None, None, record["written"]["upscale"]
     if recipe.picture and recipe.picture.suffix.lower() == ".png":

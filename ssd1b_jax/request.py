@@ -1,51 +1,36 @@
-"""What a picture depends on, and every check on it."""
+"""A Request: everything that a picture depends on, but the model."""
 
 import dataclasses
 import functools
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, no_type_check
+from typing import Any, TypeVar
 
-import numpy as np
-
-from ssd1b_jax import images
-from ssd1b_jax.choices import NOISES, SHORT, nearest
-from ssd1b_jax.config import SPACINGS, ModelConfig
+from ssd1b_jax import settings
+from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import RequestError
+from ssd1b_jax.images import Source, sources
 from ssd1b_jax.prompts import parse
-from ssd1b_jax.samplers import Table, build, canonical
+from ssd1b_jax.samplers import Table, build
+from ssd1b_jax.settings import default
+from ssd1b_jax.settings.types import Noise, Pair, ResizeMode, Size, Spacing, unchecked
 
-MAX_SIDE = 4096
 MAX_AREA = 4  # times the model's own; beyond, attention needs more memory than there is
-MAX_GUIDANCE = 100.0
-MAX_SCALE = 10.0  # of a LoRA
 PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
+PICTURES = ("image", "mask")
 _SIZES = ("original_size", "crops_coords_top_left", "target_size")
+_NEEDS_GUIDANCE = (
+    "negative_prompt",
+    "negative_prompt_2",
+    "guidance_rescale",
+    "guidance_interval",
+    *(f"negative_{size}" for size in _SIZES),
+)
 _Class = TypeVar("_Class", bound=type)
 
 
-# Of a number: its type, lowest and highest value, and both in words.
-_SEED = (int, 0, 2**64 - 1, "a whole number from 0 to 2**64 - 1")
-_SIDE = (int, 1, MAX_SIDE, f"a whole number up to {MAX_SIDE}")
-_SIZE = (int, 1, 2**16, f"whole numbers from 1 to {2**16}")
-_CROP = (int, 0, 2**16, f"whole numbers from 0 to {2**16}")
-_FRACTION = (float, 0.0, 1.0, "in [0, 1]")
-_NUMBERS: Mapping[str, tuple[type, float, float, str]] = {
-    "strength": (float, 0.0, 1.0, "in (0, 1]"),
-    "num_inference_steps": (int, 1, 1000, "a whole number from 1 to 1000"),
-    "guidance_scale": (float, 1.0, MAX_GUIDANCE, f"from 1 (off) to {MAX_GUIDANCE:g}"),
-    "guidance_rescale": _FRACTION,
-    "clip_skip": (int, 0, 100, "a whole number from 0"),
-    "variation_strength": _FRACTION,
-    "mask_blur": (int, 0, 256, "a whole number of pixels up to 256"),
-    "seed": _SEED,
-    "width": _SIDE,
-    "height": _SIDE,
-}
-
-
-def _told_in_sentences(cls: _Class) -> _Class:
+def _with_sentences(cls: _Class) -> _Class:
     """The class, whose constructor raises RequestError for names that are unknown or missing; its signature stays."""
     init = cls.__init__
     needed = [
@@ -53,127 +38,135 @@ def _told_in_sentences(cls: _Class) -> _Class:
     ]
 
     @functools.wraps(init)
-    def told(self, *values, **settings):
-        check_names(settings)
-        if not values and (missing := [name for name in needed if name not in settings]):
+    def checked(self, *values, **fields):
+        check_names(fields)
+        if not values and (missing := [name for name in needed if name not in fields]):
             raise RequestError(f"{' and '.join(missing)} must be given")
-        init(self, *values, **settings)
+        init(self, *values, **fields)
 
-    cls.__init__ = told
+    cls.__init__ = checked
     return cls
 
 
 def check_names(names: Iterable[str], *others: str) -> None:
-    """Raise RequestError for a name that is neither a Request's nor one of the others."""
-    known = {name: name for name in (*(field.name for field in dataclasses.fields(Request)), *others)}
+    """Raise RequestError for a name that is neither a Request's field nor one of the others."""
+    known = (*(field.name for field in dataclasses.fields(Request)), *others)
     for name in names:
         if name not in known:
-            spelled = known | {short: field for field, short in SHORT.items()}
-            near = nearest(name, spelled)
-            hint = f"did you mean {spelled[near]}?" if near else "see help(ssd1b_jax.Request)"
+            meant = settings.meant(name, known)
+            hint = f"did you mean {meant}?" if meant else "see help(ssd1b_jax.Request)"
             raise RequestError(f"no setting is named {name!r}: {hint}")
 
 
-@no_type_check  # of values, at run time: `resolve` does that, in sentences
-@_told_in_sentences
-@dataclass(frozen=True, kw_only=True, eq=False)
+@unchecked
+@_with_sentences
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Request:
-    """One picture to make. None means the model's own default, or for a seed a drawn one.
+    """One picture to make. None is the model's own default, or for a seed a drawn one.
 
-    The picture and its prompt:
-
-    - `image`: a path, the bytes of a file, a Pillow image, or uint8 (height, width[, 3 or 4]).
-    - `negative_prompt`: None is the absence of a prompt; "" is an empty prompt, which is not the same.
-    - `prompt_2`, `negative_prompt_2`: for the second text encoder; None is the first one's.
-    - `prompt_weights`: whether brackets weigh words; see `prompts.parse`.
-    - `clip_skip`: how many more of the text encoders' last layers are left out for the prompt; as in
-      diffusers, the negative prompt skips none.
-
-    How it is made:
-
-    - `strength` in (0, 1]: how much of the picture is remade; see `schedule.noise_levels`.
-    - `exact_steps`: run all steps whatever the strength.
-    - `scheduler`: a name that `solvers.canonical` knows; `timestep_spacing`: leading, trailing, linspace.
-    - `guidance_scale` at least 1; 1 is off and takes half the time.
-    - `guidance_rescale` in [0, 1] (Lin et al., 2305.08891).
-    - `guidance_interval`: from and to which fraction of the steps that run to guide
-      (Kynkäänniemi et al., 2404.07724); the other steps take half the time.
-    - `seed` in [0, 2**64); `noise`: jax, torch or nv; see `noise`.
-    - `variation_strength` in [0, 1]: how far the starting noise is turned to that of `variation_seed`.
-    - `mask`: a picture like `image`; white is remade, black is kept to the pixel. Over
-      `mask_blur` pixels on the white side the one fades into the other.
-    - `loras`: the scales of LoRAs that the pipeline has loaded, by name.
-
-    Its size, in pixels:
-
-    - `width`, `height`: multiples of the model's `size_multiple`; the image is brought to that size
-      by `resize_mode`: crop, pad or stretch.
-    - `original_size`, `target_size` (height, width), `crops_coords_top_left`: what the model is told
-      of the picture (Podell et al., 2307.01952); None is the size made. The negative prompt's are
-      the same unless given.
+    What each setting does, its range and its default stand in docs/settings.md, and in the rows of
+    `settings.SETTINGS`. Values are checked by `resolve`. `image` and `mask` are paths, the bytes of a file,
+    files that are open, Pillow images, or uint8 arrays (height, width[, 3 or 4]).
     """
 
-    image: Any
+    image: Source
     prompt: str
-    negative_prompt: str | None = None
-    prompt_2: str | None = None
-    negative_prompt_2: str | None = None
-    prompt_weights: bool = True
-    clip_skip: int = 0
-    strength: float | None = None
-    num_inference_steps: int | None = None
-    exact_steps: bool = False
-    scheduler: str = "euler"
-    timestep_spacing: str | None = None
-    guidance_scale: float | None = None
-    guidance_rescale: float = 0.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    seed: int | None = None
-    noise: str = "jax"
-    variation_seed: int | None = None
-    variation_strength: float = 0.0
-    mask: Any = None
-    mask_blur: int = 0
-    loras: Mapping[str, float] = field(default_factory=dict)
-    width: int | None = None
-    height: int | None = None
-    resize_mode: str = "crop"
-    original_size: tuple[int, int] | None = None
-    crops_coords_top_left: tuple[int, int] = (0, 0)
-    target_size: tuple[int, int] | None = None
-    negative_original_size: tuple[int, int] | None = None
-    negative_crops_coords_top_left: tuple[int, int] | None = None
-    negative_target_size: tuple[int, int] | None = None
+    negative_prompt: str | None = default("negative_prompt")
+    prompt_2: str | None = default("prompt_2")
+    negative_prompt_2: str | None = default("negative_prompt_2")
+    prompt_weights: bool = default("prompt_weights")
+    clip_skip: int = default("clip_skip")
+    strength: float | None = default("strength")
+    num_inference_steps: int | None = default("num_inference_steps")
+    exact_steps: bool = default("exact_steps")
+    scheduler: str = default("scheduler")
+    timestep_spacing: Spacing | None = default("timestep_spacing")
+    guidance_scale: float | None = default("guidance_scale")
+    guidance_rescale: float = default("guidance_rescale")
+    guidance_interval: Pair = default("guidance_interval")
+    seed: int | None = default("seed")
+    noise: Noise = default("noise")
+    variation_seed: int | None = default("variation_seed")
+    variation_strength: float = default("variation_strength")
+    mask: Source | None = default("mask")
+    mask_blur: int = default("mask_blur")
+    loras: Mapping[str, float] = field(default_factory=lambda: dict(default("loras")))
+    width: int | None = default("width")
+    height: int | None = default("height")
+    resize_mode: ResizeMode = default("resize_mode")
+    original_size: Size | None = default("original_size")
+    crops_coords_top_left: Size = default("crops_coords_top_left")
+    target_size: Size | None = default("target_size")
+    negative_original_size: Size | None = default("negative_original_size")
+    negative_crops_coords_top_left: Size | None = default("negative_crops_coords_top_left")
+    negative_target_size: Size | None = default("negative_target_size")
+
+    def __post_init__(self):
+        for name in PICTURES:
+            object.__setattr__(self, name, sources.receive(getattr(self, name)))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal; pictures are compared by `sources.same`."""
+        if not isinstance(other, Request):
+            return NotImplemented
+        return all(
+            sources.same(mine, theirs) if name in PICTURES else mine == theirs
+            for name, mine, theirs in ((name, value, getattr(other, name)) for name, value in vars(self).items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """The fields that are not at their defaults; pictures by their kind and size."""
+        values = vars(self).items()
+        shown = {
+            name: sources.show(value) if name in PICTURES else repr(value)
+            for name, value in values
+            if (value is not None if name in PICTURES else name == "prompt" or value != default(name))
+        }
+        return f"Request({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON. Pictures are paths, or data URIs in base64; see `images.sources`."""
+        plain = {name: settings.plain(value) for name, value in vars(self).items() if name not in PICTURES}
+        return {name: sources.to_json(getattr(self, name)) for name in PICTURES} | plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Request":
+        """Inverse of `to_dict`, for bytes and paths; arrays and Pillow images come back as the bytes of a PNG.
+
+        Raises RequestError for names that are unknown or missing, ImageError for a damaged data URI.
+        """
+        if not isinstance(data, Mapping):
+            raise RequestError(f"a request must be an object with its settings, got {type(data).__name__}")
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        fields |= {name: sources.from_json(data[name]) for name in PICTURES if name in data}
+        return cls(**fields)
 
     def resolve(self, config: ModelConfig) -> "Request":
-        """This request with every default filled in and every value checked; only pictures are left unread.
+        """This request with every default filled in and every value checked; pictures are not read.
 
         Raises RequestError with one sentence. A resolved request resolves to itself.
         """
         defaults = dataclasses.asdict(config.defaults) | dict(timestep_spacing=config.schedule.timestep_spacing)
         if self.seed is None:
             defaults["seed"] = draw_seed()
-        filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        request = dataclasses.replace(self, **filled)
-        request = dataclasses.replace(
-            request, **{name: _number(name, getattr(request, name), *allowed) for name, allowed in _NUMBERS.items()}
-        )
-        request._check_choices()
+        filled = vars(self) | {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        checked = {row.name: row.check(filled[row.name]) for row in settings.of("request")}
+        request = dataclasses.replace(self, **checked)
         request._check_size(config)
-        checked = dict(
-            variation_seed=request._variation(),
-            guidance_interval=request._interval(),
-            loras=request._scales(),
-            **request._sizes(),
-        )
-        request = dataclasses.replace(request, **checked)
-        most = config.max_clip_skip
-        if request.clip_skip > most:
-            raise RequestError(f"clip_skip must be at most {most} with this model, got {request.clip_skip}")
-        request = dataclasses.replace(request, scheduler=canonical(request.scheduler))
-        request.table(config)
-        for name in PROMPTS if request.prompt_weights else ():
-            parse(getattr(request, name) or "")
+        request._check_interval()
+        request = dataclasses.replace(request, variation_seed=request._variation(), **request._sizes())
+        if request.clip_skip > config.max_clip_skip:
+            raise RequestError(
+                f"clip_skip must be at most {config.max_clip_skip} with this model, got {request.clip_skip}"
+            )
+        try:
+            request.table(config)
+            for name in PROMPTS if request.prompt_weights else ():
+                parse(getattr(request, name) or "")
+        except ValueError as error:
+            raise RequestError(str(error)) from None
         return request
 
     def table(self, config: ModelConfig) -> Table:
@@ -188,40 +181,22 @@ class Request:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about settings of a resolved request that were given, and have no effect beside the others."""
-        said = []
+        """Sentences about settings of a resolved request that were given, and have no effect with the others."""
+        notes = []
         if self.mask is None and self.mask_blur:
-            said.append("mask_blur has no effect without a mask")
+            notes.append("mask_blur has no effect without a mask")
         if self.variation_seed is not None and not self.variation_strength:
-            said.append("variation_seed has no effect at variation_strength 0")
+            notes.append("variation_seed has no effect at variation_strength 0")
         if not self.guided:
-            given = [
-                name for name in ("negative_prompt", "negative_prompt_2", "guidance_rescale") if getattr(self, name)
-            ]
-            given += ["guidance_interval"] if self.guidance_interval != (0.0, 1.0) else []
-            given += [name for size in _SIZES if getattr(self, name := f"negative_{size}") != getattr(self, size)]
-            said += [f"{name} has no effect at guidance_scale 1" for name in given]
-        return tuple(said)
+            notes += [f"{name} has no effect at guidance_scale 1" for name in _NEEDS_GUIDANCE if self._has(name)]
+        return tuple(notes)
 
-    def _check_choices(self) -> None:
-        choices = dict(resize_mode=images.RESIZE_MODES, noise=NOISES, timestep_spacing=SPACINGS)
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in allowed:
-                raise RequestError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        pictures = "a path, bytes, a Pillow image or an array"
-        kinds = {
-            "image": (images.Source, pictures),
-            "mask": (images.Source | None, f"{pictures}, or None"),
-            **dict.fromkeys(("prompt", "scheduler"), (str, "text")),
-            **dict.fromkeys(PROMPTS[1:], (str | None, "text or None")),
-            **dict.fromkeys(("exact_steps", "prompt_weights"), (bool, "True or False")),
-        }
-        for name, (kind, allowed) in kinds.items():
-            value = getattr(self, name)
-            if not isinstance(value, kind):
-                got = repr(value) if kind is bool else type(value).__name__
-                raise RequestError(f"{name} must be {allowed}, got {got}")
+    def _has(self, name: str) -> bool:
+        """Whether a resolved request has another value than it would without the setting."""
+        value = getattr(self, name)
+        if name.removeprefix("negative_") in _SIZES:
+            return value != getattr(self, name.removeprefix("negative_"))
+        return bool(value) and value != default(name)
 
     def _check_size(self, config: ModelConfig) -> None:
         multiple = config.size_multiple
@@ -238,61 +213,34 @@ class Request:
                 f"got {self.width} x {self.height}"
             )
 
-    def _variation(self) -> int | None:
-        """The variation's seed, drawn where one is needed and none given."""
-        if self.variation_seed is None:
-            return draw_seed() if self.variation_strength else None
-        return _number("variation_seed", self.variation_seed, *_SEED)
-
-    def _interval(self) -> tuple[float, float]:
-        begin, end = interval = _pair("guidance_interval", self.guidance_interval, *_FRACTION)
+    def _check_interval(self) -> None:
+        begin, end = self.guidance_interval
         if not begin < end:
-            raise RequestError(f"guidance_interval must end after it begins, got {interval}; guidance_scale 1 is off")
-        return interval
+            raise RequestError(
+                f"guidance_interval must end after it begins, got {self.guidance_interval}; guidance_scale 1 is off"
+            )
 
-    def _scales(self) -> dict[str, float]:
-        if not isinstance(self.loras, Mapping) or not all(isinstance(name, str) for name in self.loras):
-            raise RequestError(f"loras must map names to scales, got {self.loras!r}")
-        allowed = (float, -MAX_SCALE, MAX_SCALE, f"from {-MAX_SCALE:g} to {MAX_SCALE:g}")
-        return {name: _number(f"the scale of LoRA {name!r}", self.loras[name], *allowed) for name in sorted(self.loras)}
+    def _variation(self) -> int | None:
+        """The variation's seed, drawn where one is needed and none is given."""
+        if self.variation_seed is None and self.variation_strength:
+            return draw_seed()
+        return self.variation_seed
 
-    def _sizes(self) -> dict[str, tuple[int, int]]:
-        made, sizes = (self.height, self.width), {}
-        for name, kind in (("original_size", _SIZE), ("crops_coords_top_left", _CROP), ("target_size", _SIZE)):
-            value, negative = getattr(self, name), getattr(self, f"negative_{name}")
-            sizes[name] = made if value is None else _pair(name, value, *kind)
-            sizes[f"negative_{name}"] = sizes[name] if negative is None else _pair(f"negative_{name}", negative, *kind)
+    def _sizes(self) -> dict[str, Size]:
+        """The sizes that the model is told: by default the size made, and for the negative prompt the same."""
+        sizes = {}
+        for name in _SIZES:
+            value = getattr(self, name)
+            negative = getattr(self, f"negative_{name}")
+            sizes[name] = (self.height, self.width) if value is None else value
+            sizes[f"negative_{name}"] = sizes[name] if negative is None else negative
         return sizes
-
-
-def _number(name: str, value: Any, kind: type, low: int | float, high: int | float, allowed: str) -> int | float:
-    """The value as a plain Python number of its kind, in its range."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    whole_float = kind is int and isinstance(value, float) and value.is_integer()
-    if isinstance(value, bool) or not (isinstance(value, (int, kind)) or whole_float):
-        raise RequestError(f"{name} must be {allowed}, got {value!r}")
-    try:
-        value = kind(value)
-    except OverflowError:
-        value = float("inf")
-    if not low <= value <= high:  # false for NaN too
-        raise RequestError(f"{name} must be {allowed}, got {value}")
-    return value
-
-
-def _pair(name: str, values: Any, *kind: Any) -> tuple[Any, Any]:
-    if not isinstance(values, tuple | list) or len(values) != 2:
-        raise RequestError(f"{name} must be two numbers, got {values!r}")
-    first, second = (_number(name, value, *kind) for value in values)
-    return first, second
 
 
 def draw_seed() -> int:
     """A fresh seed from the operating system, below 2**32.
 
-    So small because `torch` reads no more bits, and because JSON clients hold integers exactly
-    only below 2**53.
+    It is small because `torch` reads no more bits, and because JSON clients hold integers exactly only below 2**53.
     """
     return secrets.randbits(32)
 
@@ -302,8 +250,20 @@ def repeat(request: Request, count: int) -> list[Request]:
 
     With a variation it is the variation's seed that counts up, as in A1111.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise RequestError(f"num_images must be a whole number from 1, got {count!r}")
+    count = settings.SETTINGS["num_images"].check(count)
     name = "variation_seed" if request.variation_strength else "seed"
     first = getattr(request, name)
     return [dataclasses.replace(request, **{name: (first + i) % 2**64}) for i in range(count)]
+
+
+def listed(requests: Iterable[Request]) -> list[Request]:
+    """Requests as a list. Raises RequestError for what is no iterable of Requests."""
+    if isinstance(requests, Request):
+        raise RequestError("requests must be an iterable of Requests, got one Request: put it in a list")
+    if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
+        raise RequestError(f"requests must be an iterable of Requests, got {type(requests).__name__}")
+    requests = list(requests)
+    for index, request in enumerate(requests):
+        if not isinstance(request, Request):
+            raise RequestError(f"requests must be Requests, got {type(request).__name__} at index {index}")
+    return requests

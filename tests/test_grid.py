@@ -281,7 +281,7 @@ def test_grid_makes_the_table_and_keeps_every_picture(capsys, tiny_folder, here)
     assert drawn.shape[0] > 3 * 256 and drawn.shape[1] > 2 * 256
     again = ("--x", "strength=0.5", "--y", "seed=1", *arguments[4:])
     code, _, err = run(capsys, "grid", "in.png", "a cat", *again)
-    assert (code, err) == (0, "note: out/table held other files before (5), which stay\n")
+    assert (code, err) == (0, "note: out/table held other files before (6), which stay\n")
 
 
 @pytest.mark.parametrize(

@@ -4,25 +4,10 @@ import dataclasses
 import functools
 from importlib import import_module
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DEISMultistepScheduler,
-    DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    KDPM2AncestralDiscreteScheduler,
-    KDPM2DiscreteScheduler,
-    LCMScheduler,
-    LMSDiscreteScheduler,
-    PNDMScheduler,
-    UniPCMultistepScheduler,
-)
 from diffusers.utils import logging
 
 from ssd1b_jax.config import ScheduleConfig
@@ -49,23 +34,6 @@ SSD_1B = {  # its scheduler_config.json
     "trained_betas": None,
     "use_karras_sigmas": False,
 }
-CLASSES = {
-    "euler": EulerDiscreteScheduler,
-    "euler_a": EulerAncestralDiscreteScheduler,
-    "heun": HeunDiscreteScheduler,
-    "dpm2": KDPM2DiscreteScheduler,
-    "dpm2_a": KDPM2AncestralDiscreteScheduler,
-    "ddim": DDIMScheduler,
-    "ddpm": DDPMScheduler,
-    "lms": LMSDiscreteScheduler,
-    "pndm": PNDMScheduler,
-    "dpmpp_2m": DPMSolverMultistepScheduler,
-    "dpmpp_2s": DPMSolverSinglestepScheduler,
-    "dpmpp_2m_sde": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-    "deis": DEISMultistepScheduler,
-    "lcm": LCMScheduler,
-}
 STEPS, STRENGTHS = (4, 5, 10, 25, 50), (0.1, 0.3, 0.6, 1.0)
 FEW = ((4, 1.0), (10, 0.3), (10, 0.9), (25, 0.6))  # of steps and strengths, where there is much else to vary
 SHAPE = (1, 3, 4, 4)
@@ -85,11 +53,9 @@ def scheduler_of(name, **settings):
     """Made as users make it, from the model's own; warnings about settings that other classes have are silenced."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
-    base = name.removesuffix("_karras")
-    if base == "dpmpp_2m_sde":
-        settings["algorithm_type"] = "sde-dpmsolver++"
-    config = EulerDiscreteScheduler.from_config(SSD_1B).config
-    scheduler = CLASSES[base].from_config(config, **{"use_karras_sigmas": base != name} | settings)
+    sampler = SAMPLERS[name]
+    config = diffusers.EulerDiscreteScheduler.from_config(SSD_1B).config
+    scheduler = getattr(diffusers, sampler.diffusers).from_config(config, **{**sampler.arguments, **settings})
     logging.set_verbosity(level)
     return scheduler
 
@@ -161,16 +127,17 @@ every_sampler = pytest.mark.parametrize(
 )
 
 
-def test_every_sampler_has_a_reference_by_its_name():
-    assert set(CLASSES) == {name.removesuffix("_karras") for name in SAMPLERS}
-    for name, kind in CLASSES.items():
-        if name != "dpmpp_2m_sde":  # the class's setting
-            assert canonical(kind.__name__) == name
+def test_a_samplers_class_leads_back_to_it():
+    for name, sampler in SAMPLERS.items():
+        if "algorithm_type" not in sampler.arguments:  # the class is another sampler's without
+            assert canonical(f"{sampler.diffusers} {sampler.schedule}") == name
 
 
 def test_karras_levels_are_offered_where_diffusers_has_them():
-    for name, kind in CLASSES.items():
-        assert ("use_karras_sigmas" in kind().config) == (f"{name}_karras" in SAMPLERS)
+    for name, sampler in SAMPLERS.items():
+        if not sampler.schedule:
+            offered = "use_karras_sigmas" in getattr(diffusers, sampler.diffusers)().config
+            assert offered == (f"{name}_karras" in SAMPLERS)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

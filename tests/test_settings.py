@@ -283,7 +283,7 @@ def test_loras_change_pictures_at_any_scale_and_compile_nothing_more(tiny_model,
     lcm = dict(scheduler="lcm", num_inference_steps=4, guidance_scale=1.0, exact_steps=True)
     plain = make(pipe, **lcm)
     both = pipe(image=picture(), prompt=PROMPT, seed=1, loras=dict.fromkeys(names, 0.5), **lcm)
-    assert both.steps_run == 4 and set(both.provenance["loras"]) == set(names)
+    assert both.steps_run == 4 and set(both.record["loras"]) == set(names)
     compiled.count = 0
     others = [make(pipe, loras=loras, **lcm) for loras in ({"style0": 0.5}, {"style0": 1.0}, {"style1": -0.7})]
     assert np.array_equal(plain, make(pipe, loras={"style0": 0.0}, **lcm))

@@ -24,10 +24,10 @@ from ssd1b_jax.checkpoints import orbax
 from ssd1b_jax.checkpoints.folders import check_free, whole_folder
 from ssd1b_jax.checkpoints.safetensors import release
 from ssd1b_jax.checkpoints.tensor_names import leaves
-from ssd1b_jax.choices import DTYPES, nearest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import ConfigError, ModelError
 from ssd1b_jax.models import PARTS, abstract, lay_out
+from ssd1b_jax.settings import DTYPES, nearest
 
 FORMAT = 1
 TOKENIZERS = ("tokenizer", "tokenizer_2")

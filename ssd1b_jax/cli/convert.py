@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 
 import ssd1b_jax
-from ssd1b_jax.choices import DTYPES
 from ssd1b_jax.errors import EXIT_CODES, RequestError
+from ssd1b_jax.settings import DTYPES
 
 DESCRIPTION = "Convert weights of the SDXL family between PyTorch's layouts and a model folder of ssd1b_jax."
 EPILOG = f"""

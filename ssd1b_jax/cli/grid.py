@@ -25,7 +25,7 @@ def add(commands) -> None:
     add = parser.add_argument
     add("--x", required=True, metavar="SETTING=VALUES", help="columns: strength, steps, prompt, any other setting")
     add("--y", metavar="SETTING=VALUES", help="rows: another one")
-    add("-o", "--output", type=Path, default=Path("grid.png"), metavar="OUT", help="default: grid.png")
+    add("-o", "--output", type=Path, metavar="OUT", help="default: grid.png, or the next free name")
     add("--cell", type=int, default=256, metavar="PIXELS", help="size of a picture in the table (default: 256)")
     add_output(parser)
     settings.add(parser)
@@ -38,10 +38,14 @@ def _run(arguments: argparse.Namespace) -> None:
     from ssd1b_jax.grid.figure import PALE
     from ssd1b_jax.records import SOURCES
 
-    folder = arguments.output.with_suffix("")
+    path = arguments.output or _free(Path("grid.png"))
+    folder = path.with_suffix("")
+    output = settings.output(arguments, named=False)
+    suffix = output.suffix if output.format else path.suffix
     if not 32 <= arguments.cell <= 2048:
         raise RequestError(f"cell must be from 32 to 2048 pixels, got {arguments.cell}")
-    settings.check(arguments, arguments.output)
+    settings.check(arguments, output, path.with_suffix(suffix))
+    settings.keep(path, arguments.image, arguments.mask)
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is in the way of the folder of pictures: choose another output")
     axes = [grid.parse_axis(text) for text in (arguments.x, arguments.y) if text is not None]
@@ -49,36 +53,44 @@ def _run(arguments: argparse.Namespace) -> None:
     requests = table.requests(read_manifest(arguments.model).config)
     for axis in axes:
         if axis.setting in SOURCES:
-            for path in axis.values:
-                settings.keep(arguments.output, path)
-                images.load(path)
+            for picture in axis.values:
+                settings.keep(path, picture)
+                images.load(picture)
     figure = table.figure(requests, Path(arguments.model).name, arguments.cell)
     cells = [figure.cell(np.full((request.height, request.width, 3), PALE, np.uint8)) for request in requests]
     height, width, _ = figure.draw(cells).shape
-    images.check_writable(arguments.output, width, height)
-    settings.check_files(
-        arguments, arguments.output, max(requests, key=lambda request: max(request.width, request.height))
-    )
+    images.check_writable(path, width, height)
+    largest = max(requests, key=lambda request: max(request.width, request.height))
+    settings.check_files(arguments, output, path.with_suffix(suffix), largest)
     pipe = settings.pipeline(arguments, requests)
     files.make_folder(folder)
     names = table.names()
-    paths = [folder / f"{name}{arguments.output.suffix}" for name in names]
-    others = sum(path.stem not in names for path in folder.iterdir())
+    paths = [folder / f"{name}{suffix}" for name in names]
+    others = sum(1 for _ in folder.iterdir())
     count, failure = 0, None
     with Console(arguments) as console:
         if others:
             console.note([f"{folder} held other files before ({others}), which stay"])
         try:
             for index, result in console.watch(pipe, requests):
-                saved = result.save(paths[index], **settings.saving(arguments))
+                saved = result.save(paths[index], output)
                 cells[index] = figure.cell(result.pixels)
                 console.picture(result, saved, cell=names[index])
                 count += 1
         except NonFiniteError as error:  # only the cells of those pictures stay blank
             failure = error
         if count:
-            images.save(figure.draw(cells), arguments.output)
-            table = dict(output=str(arguments.output), folder=str(folder), pictures=count)
-            console.report(f"{arguments.output}: {count} pictures of {folder}", table)
+            images.save(figure.draw(cells), path)
+            table = dict(output=str(path), folder=str(folder), pictures=count)
+            console.report(f"{path}: {count} pictures of {folder}", table)
     if failure:
         raise failure
+
+
+def _free(path: Path) -> Path:
+    """The first of grid.png, grid-2.png … that neither a file nor a folder of pictures has."""
+    free, count = path, 1
+    while free.exists() or free.with_suffix("").exists():
+        count += 1
+        free = path.with_stem(f"{path.stem}-{count}")
+    return free

@@ -1,10 +1,12 @@
 """`ssd1b img2img`: remake a picture after a prompt."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from ssd1b_jax.cli import settings
 from ssd1b_jax.cli.console import Console, add_output
+from ssd1b_jax.settings import SETTINGS
 
 
 def add(commands) -> None:
@@ -21,38 +23,40 @@ def add(commands) -> None:
         "--output",
         type=Path,
         metavar="OUT",
-        help="PNG, JPEG or WebP to write, or to replace (default: IMAGE's name-SEED.png here)",
+        help="PNG, JPEG or WebP to write, or to replace (default: IMAGE's name-SEED.png here, or the next free name)",
     )
-    parser.add_argument("--num-images", type=int, default=1, metavar="N", help="pictures, with seeds SEED, SEED+1 …")
+    settings.add_row(parser, SETTINGS["num_images"])
     add_output(parser)
     settings.add(parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     # Every mistake is reported before the weights are read.
-    settings.check(arguments, _output_path(arguments, 0))
+    is_named = arguments.output is not None and arguments.num_images == 1
+    output = settings.output(arguments, named=is_named)
+    base = arguments.output or Path(f"{Path(arguments.image).stem}{output.suffix}")
+    settings.check(arguments, output, base)
 
     from ssd1b_jax.checkpoints.model_folder import read_manifest
     from ssd1b_jax.request import repeat
 
     request = settings.of_request(arguments).resolve(read_manifest(arguments.model).config)
     requests = repeat(request, arguments.num_images)
-    for request in requests:
-        settings.check_files(arguments, _output_path(arguments, *_seeds(request)), request)
+    paths = [base] if is_named else _paths(base, requests)
+    for path, request in zip(paths, requests, strict=True):
+        settings.check_files(arguments, output, path, request)
     pipe = settings.pipeline(arguments, requests)
     with Console(arguments) as console:
-        for _, result in console.watch(pipe, requests):
-            path = _output_path(arguments, *_seeds(result.request))
-            console.picture(result, result.save(path, **settings.saving(arguments)))
+        for index, result in console.watch(pipe, requests):
+            console.picture(result, result.save(paths[index], output))
 
 
-def _output_path(arguments: argparse.Namespace, *seeds: int) -> Path:
-    name = "-".join(str(seed) for seed in seeds)
-    if arguments.output is None:
-        return Path(f"{Path(arguments.image).stem}-{name}.png")
-    if arguments.num_images == 1:
-        return arguments.output
-    return arguments.output.with_stem(f"{arguments.output.stem}-{name}")
+def _paths(base: Path, requests: Sequence) -> list[Path]:
+    """A name with the seed for each picture; seeds are padded, so that names sort as they do."""
+    seeds = [_seeds(request) for request in requests]
+    widths = [max(len(str(seed)) for seed in column) for column in zip(*seeds, strict=True)]
+    words = ["-".join(f"{seed:0{width}}" for seed, width in zip(row, widths, strict=True)) for row in seeds]
+    return [base.with_stem(f"{base.stem}-{word}") for word in words]
 
 
 def _seeds(request) -> tuple[int, ...]:

@@ -5,9 +5,9 @@ import contextlib
 import os
 import sys
 
-from ssd1b_jax.choices import DTYPES
 from ssd1b_jax.cli import plan_table
 from ssd1b_jax.cli.console import add_json, print_json
+from ssd1b_jax.settings import DTYPES
 
 
 def add(commands) -> None:

@@ -31,7 +31,7 @@ def add(commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ssd1b_jax import replay
-    from ssd1b_jax.records import saving
+    from ssd1b_jax.records import Output
 
     recipe = replay.read(
         arguments.file,
@@ -43,15 +43,15 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.output:
         inputs = [source for source in (recipe.request.image, recipe.request.mask) if isinstance(source, str | Path)]
         settings.keep(arguments.output, arguments.file, *inputs)
-        upscale = recipe.record["written"]["upscale"]
-        saving.check(arguments.output, recipe.request.width * upscale, recipe.request.height * upscale)
+        embed = recipe.embedded and arguments.output.suffix.lower() == ".png"
+        output = Output(upscale=recipe.record["written"]["upscale"], embed_input=embed)
+        output.check(arguments.output, recipe.request.width, recipe.request.height)
     with Console(arguments) as console:
         console.note(recipe.notes)
         replayed = replay.run(recipe, on_progress=console.advance)
         result, saved = replayed.result, None
         if arguments.output:
-            embed = recipe.embedded and arguments.output.suffix.lower() == ".png"
-            saved = result.save(arguments.output, upscale=upscale, embed_input=embed)
+            saved = result.save(arguments.output, output)
         notes = [*recipe.notes, *result.notes, *(saved.notes if saved else ())]
         if replayed.edited:
             notes.append(f"{recipe.picture} is not as it was written, someone has edited its pixels")

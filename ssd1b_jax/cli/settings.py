@@ -1,134 +1,110 @@
 """The options of every command that makes pictures: arguments to a Request, a Pipeline, and how files are written.
 
-Option names are a Request's fields with hyphens; a field's own check says what is wrong with a value.
+They are read from the rows of `settings`: a new setting is an option without a line here.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from ssd1b_jax import images
-from ssd1b_jax.choices import DTYPES, NOISES, SHORT
+from ssd1b_jax import images, settings
 from ssd1b_jax.errors import RequestError
+from ssd1b_jax.records import Output
+from ssd1b_jax.settings import GROUPS, Setting
+from ssd1b_jax.settings.kinds import Choice, Number, Pair, Scales, Switch
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """All of them."""
-    _add_request(parser)
-    _add_pipeline(parser)
-    _add_files(parser)
+    """All of them but those of a call."""
+    for group, (title, description) in GROUPS.items():
+        rows = [row for row in settings.SETTINGS.values() if row.group == group and row.of != "call"]
+        place = parser if group == "picture" else parser.add_argument_group(title.lower(), description or None)
+        for row in rows:
+            add_row(place, row)
 
 
-def _add_request(parser: argparse.ArgumentParser) -> None:
-    """IMAGE, PROMPT and an option for every other field of Request; `of_request` reads them."""
-    before = {action.dest for action in parser._actions}
-    parser.add_argument("image", metavar="IMAGE", help="a picture: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF …")
-    parser.add_argument("prompt", metavar="PROMPT", help="what it shall become")
-    add = _group(parser, "settings that matter most")
-    add("negative_prompt", metavar="TEXT", help="what it shall not become")
-    add("strength", type=float, metavar="0..1", help="how much is remade")
-    add("num_inference_steps", type=int, metavar="N", help="steps of the full schedule")
-    add("guidance_scale", type=float, metavar="G", help="how closely to follow the prompt; 1 is off")
-    add("seed", type=int, metavar="N", help="the same seed gives the same picture (default: drawn, and reported)")
-    add("scheduler", metavar="NAME", help="the sampler, see `ssd1b samplers` (default: euler)")
-    add = _group(parser, "size")
-    add("width", type=int, metavar="PIXELS")
-    add("height", type=int, metavar="PIXELS")
-    add("resize_mode", choices=images.RESIZE_MODES, help="how IMAGE is brought to that size (default: crop)")
-    add = _group(parser, "sampling")
-    add("exact_steps", action="store_true", help="run all N steps whatever the strength")
-    add("timestep_spacing", metavar="HOW", help="leading, trailing or linspace (default: the model's)")
-    add("guidance_rescale", type=float, metavar="0..1", help="tame the contrast that high guidance brings")
-    add("guidance_interval", type=float, nargs=2, metavar=("FROM", "TO"), help="guide only in this part of the steps")
-    add("noise", choices=NOISES, help="whose random numbers a seed stands for (default: jax)")
-    add("variation_seed", type=int, metavar="N", help="another seed to mix the starting noise with")
-    add("variation_strength", type=float, metavar="0..1", help="how much of it")
-    add = _group(parser, "prompt")
-    add("prompt_2", metavar="TEXT", help="prompt of the second text encoder (default: PROMPT)")
-    add("negative_prompt_2", metavar="TEXT", help="the same for the negative prompt")
-    add("prompt_weights", no="no-", action="store_false", help="take (parentheses:1.3) in prompts literally")
-    add("clip_skip", type=int, metavar="N", help="text encoder layers to leave out (default: 0)")
-    add("loras", action="append", type=_lora, metavar="FILE[:SCALE]", help="a LoRA; may be repeated")
-    add = _group(parser, "mask")
-    add("mask", metavar="FILE", help="a picture: what is white is remade, what is black is kept")
-    add("mask_blur", type=int, metavar="PIXELS", help="soften its edges, on the side that is remade")
-    add = _group(parser, "size that the model is told", "as in diffusers; by default the size made, uncropped")
-    for negative in ("", "negative_"):
-        add(f"{negative}original_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
-        add(f"{negative}target_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
-        add(f"{negative}crops_coords_top_left", type=int, nargs=2, metavar=("TOP", "LEFT"))
-    parser.set_defaults(fields=tuple(action.dest for action in parser._actions if action.dest not in before))
+def add_row(place: Any, row: Setting) -> None:
+    """The argument of one setting. A request's settings are None where they are not given."""
+    words = row.words.replace("%", "%%")
+    if row.required:
+        place.add_argument(row.name, metavar=row.metavar, help=words)
+        return
+    default = None if row.of == "request" else row.default
+    options: dict[str, Any] = dict(dest=row.name, default=default)
+    if isinstance(row.kind, Switch):
+        action = "store_false" if row.default else "store_true"
+        place.add_argument(row.flag, action=action, help=_switch_words(row), **options)
+        return
+    if row.metavar:
+        options["metavar"] = row.metavar
+    if isinstance(row.kind, Choice):
+        options["choices"] = row.kind.words
+    elif isinstance(row.kind, Number):
+        options["type"] = row.kind.python
+    elif isinstance(row.kind, Pair):
+        options |= dict(type=row.kind.item, nargs=2)
+    elif isinstance(row.kind, Scales):
+        options |= dict(type=_lora, action="append")
+    place.add_argument(row.flag, help=f"{words}{_default_words(row)}", **options)
 
 
-def _group(parser: argparse.ArgumentParser, title: str, description: str | None = None):
-    group = parser.add_argument_group(title, description)
-
-    def add(field: str, *, no: str = "", **how) -> None:
-        option = SHORT.get(field, field).replace("_", "-")
-        group.add_argument(f"--{no}{option}", dest=field, default=None, **how)
-
-    return add
+def _switch_words(row: Setting) -> str:
+    return f"don't: {row.words}" if row.default else row.words
 
 
-def _add_pipeline(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model and devices")
-    group.add_argument("--model", default="emoji", help="emoji, which is built in (default), or a converted folder")
-    group.add_argument("--dtype", choices=DTYPES, help="float32 on a CPU, else bfloat16")
-    group.add_argument(
-        "--per-device", type=int, default=1, metavar="N", help="pictures at a time on each device (default: 1)"
-    )
+def _default_words(row: Setting) -> str:
+    if row.absent:
+        return f" (default: {row.absent})"
+    if isinstance(row.default, str | int | float):
+        return f" (default: {row.default})"
+    return " (default: the model's)" if row.default is None else ""
 
 
-def _add_files(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("files")
-    add = group.add_argument
-    add("--upscale", type=int, default=1, metavar="N", help="enlarge the written picture N times (Lanczos)")
-    add("--no-metadata", dest="metadata", action="store_false", help="don't tell in the file how it was made")
-    add("--sidecar", action="store_true", help="tell it in a JSON file beside the picture")
-    add("--embed-input", action="store_true", help="keep the input in the PNG, so that it alone can be replayed")
-
-
-def _lora(said: str) -> tuple[str, float]:
+def _lora(text: str) -> tuple[str, float]:
     """FILE[:SCALE]; a colon that no number follows belongs to the name, unless there is a file without it."""
-    file, _, scale = said.rpartition(":")
+    file, _, scale = text.rpartition(":")
     try:
-        return (file, float(scale)) if file else (said, 1.0)
+        return (file, float(scale)) if file else (text, 1.0)
     except ValueError:
-        if Path(file).exists() and not Path(said).exists():
+        if Path(file).exists() and not Path(text).exists():
             raise argparse.ArgumentTypeError(f"the scale must be a number, got {scale!r}") from None
-        return said, 1.0
+        return text, 1.0
 
 
-def check(arguments: argparse.Namespace, output: Path) -> None:
-    """All that can be wrong but the Request, before a model is looked at."""
+def given(arguments: argparse.Namespace, owner: settings.Owner) -> dict[str, Any]:
+    """The settings of one owner that were given, by their names."""
+    values = {row.name: getattr(arguments, row.name, None) for row in settings.of(owner)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None
+    }
+
+
+def check(arguments: argparse.Namespace, output: Output, path: Path) -> None:
+    """Raise what can be wrong but the Request, before a model is looked at."""
     from ssd1b_jax.checkpoints import lora
-    from ssd1b_jax.engine.devices import check_per_device
 
-    if not 1 <= arguments.upscale <= images.MAX_UPSCALE:
-        raise RequestError(f"upscale must be a whole number from 1 to {images.MAX_UPSCALE}, got {arguments.upscale}")
-    check_per_device(arguments.per_device)
-    check_files(arguments, output)
-    images.load(arguments.image)
-    if arguments.mask is not None:
-        images.load(arguments.mask)
+    for name, value in given(arguments, "pipeline").items():
+        settings.SETTINGS[name].check(value)
+    check_files(arguments, output, path)
+    for picture in filter(None, (arguments.image, arguments.mask)):
+        images.load(picture)
     for file in lora_files(arguments).values():
         lora.find(file)
 
 
-def check_files(arguments: argparse.Namespace, output: Path, request=None) -> None:
-    """That a picture can be written; with its resolved request, at its size."""
-    from ssd1b_jax.records import saving
-
-    keep(output, arguments.image, arguments.mask)
-    width, height = (request.width, request.height) if request else (1, 1)
-    wishes = {name: getattr(arguments, name) for name in ("metadata", "sidecar", "embed_input")}
-    saving.check(output, width * arguments.upscale, height * arguments.upscale, **wishes)
+def check_files(arguments: argparse.Namespace, output: Output, path: Path, request=None) -> None:
+    """Raise what would keep a picture from being written; with its resolved request, at its size."""
+    if output.overwrite:
+        keep(path, arguments.image, arguments.mask)
+    size = (request.width, request.height) if request else (1, 1)
+    output.check(path, *size)
 
 
-def keep(output: Path, *inputs: str | Path | None) -> None:
-    """That an output is none of the inputs, which it would replace."""
-    for path in inputs:
-        if path is not None and output.exists() and Path(path).exists() and output.samefile(path):
-            raise RequestError(f"{output} is an input, which would be lost: choose another output")
+def keep(path: Path, *inputs: str | Path | None) -> None:
+    """Raise RequestError where a file to write is one of the inputs, which it would replace."""
+    for file in inputs:
+        if file is not None and path.exists() and Path(file).exists() and path.samefile(file):
+            raise RequestError(f"{path} is an input, which would be lost: choose another output")
 
 
 def lora_files(arguments: argparse.Namespace) -> dict[str, str]:
@@ -143,13 +119,20 @@ def lora_files(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def of_request(arguments: argparse.Namespace):
-    """The Request that the arguments say, unresolved."""
+    """The Request that the arguments describe, unresolved."""
     from ssd1b_jax.request import Request
 
-    said = {name: value for name in arguments.fields if (value := getattr(arguments, name)) is not None}
-    if "loras" in said:
-        said["loras"] = {name: scale for name, (_, scale) in zip(lora_files(arguments), arguments.loras, strict=True)}
-    return Request(**{name: tuple(value) if isinstance(value, list) else value for name, value in said.items()})
+    fields = given(arguments, "request")
+    if "loras" in fields:
+        scales = [scale for _, scale in arguments.loras]
+        fields["loras"] = dict(zip(lora_files(arguments), scales, strict=True))
+    return Request(**fields)
+
+
+def output(arguments: argparse.Namespace, *, named: bool) -> Output:
+    """How files are written. Where their names were not asked for (`named`), no file is replaced."""
+    fields = given(arguments, "output")
+    return Output(**fields | dict(overwrite=fields["overwrite"] and named))
 
 
 def pipeline(arguments: argparse.Namespace, requests):
@@ -158,8 +141,3 @@ def pipeline(arguments: argparse.Namespace, requests):
 
     options = dict(dtype=arguments.dtype, per_device=arguments.per_device, loras=lora_files(arguments))
     return Pipeline.from_pretrained(arguments.model, **options, requests=requests)
-
-
-def saving(arguments: argparse.Namespace) -> dict:
-    """The keywords of `Result.save`."""
-    return {name: getattr(arguments, name) for name in ("upscale", "metadata", "sidecar", "embed_input")}

@@ -12,17 +12,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ssd1b_jax.errors import DeviceError, RequestError
+from ssd1b_jax.errors import DeviceError
+from ssd1b_jax.settings import SETTINGS
 
 AXIS = "data"
-MOST_PER_DEVICE = 256  # pictures at a time
 
 
 class Devices:
     """The local devices that pictures are spread over, each taking `per_device` of them at a time."""
 
     def __init__(self, devices: Sequence[jax.Device] | None = None, per_device: int = 1):
-        check_per_device(per_device)
+        per_device = SETTINGS["per_device"].check(per_device)
         self.devices = tuple(devices if devices is not None else local_devices())
         self.per_device = per_device
         # In the order of pmap's devices, or every call would move the parameters.
@@ -62,12 +62,6 @@ class Devices:
     def join(self, batch):
         """Inverse of `split`, as NumPy arrays on the host."""
         return jax.tree.map(lambda x: np.asarray(x).reshape(self.batch_size, *x.shape[2:]), batch)
-
-
-def check_per_device(pictures: int) -> None:
-    """Raise RequestError for a per-device batch that no device takes, before it takes all memory."""
-    if not 1 <= pictures <= MOST_PER_DEVICE:
-        raise RequestError(f"per_device must be a whole number from 1 to {MOST_PER_DEVICE}, got {pictures}")
 
 
 def local_devices() -> list[jax.Device]:

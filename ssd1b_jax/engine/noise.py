@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Float64, Int, UInt32, UInt64
 
-from ssd1b_jax.choices import NOISES
 from ssd1b_jax.engine import devices
 from ssd1b_jax.errors import RequestError
+from ssd1b_jax.settings import NOISES
 
 Shape = tuple[int, int, int]
 Noise = Float32[Array | np.ndarray, "height width channels"]

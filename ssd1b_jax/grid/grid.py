@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from ssd1b_jax import images
-from ssd1b_jax.choices import SHORT, nearest
+from ssd1b_jax import images, settings
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import GridError
 from ssd1b_jax.grid.figure import Edge, Figure, thumbnail
@@ -20,7 +19,7 @@ from ssd1b_jax.request import Request, draw_seed
 MAX_VALUES = 100
 ALWAYS = ("strength", "num_inference_steps", "guidance_scale", "seed", "scheduler")
 LORA = "lora:"  # and a name: the scale of one LoRA
-_FIELDS = {field.name: field for field in dataclasses.fields(Request)}
+_ROWS = {row.name: row for row in settings.of("request")}
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -56,16 +55,16 @@ def parse_axis(said: str) -> Axis:
     setting = name.strip()
     if not setting.startswith(LORA):
         setting = setting.removeprefix("--").replace("-", "_")
-        setting = next((field for field, short in SHORT.items() if short == setting), setting)
+        setting = next((row.name for row in settings.of("request") if row.short == setting), setting)
     if not equals:
         raise GridError(f"an axis is SETTING=VALUES, as in strength=0.3,0.5,0.7 or seed=1..4, got {said!r}")
     if setting == "loras":
         raise GridError(f"an axis is the scale of one LoRA, as in {LORA}NAME=0,0.5,1, got {said!r}")
-    if setting not in _FIELDS and not setting.startswith(LORA):
-        near = nearest(setting, [*(_FIELDS.keys() - {"loras"}), *SHORT.values()])
-        hint = f"did you mean {near}?" if near else "see ssd1b grid --help"
+    if setting not in _ROWS and not setting.startswith(LORA):
+        meant = settings.meant(setting, _ROWS.keys() - {"loras"})
+        hint = f"did you mean {_ROWS[meant].short}?" if meant else "see ssd1b grid --help"
         raise GridError(f"no setting is named {name.strip()!r}: {hint}")
-    kind = float if setting.startswith(LORA) else _kind(_FIELDS[setting].type)
+    kind = float if setting.startswith(LORA) else _ROWS[setting].kind.python
     try:
         (items,) = csv.reader([listed], skipinitialspace=True, strict=True)
     except (csv.Error, ValueError) as error:
@@ -82,13 +81,6 @@ def parse_axis(said: str) -> Axis:
     if not values or len(set(values)) < len(values):
         raise GridError(f"{name} must have values, and each once, got {listed!r}")
     return axis
-
-
-def _kind(annotation: Any) -> type:
-    """bool, int, float, tuple or str, whichever values of a field are written as."""
-    options = [annotation] if get_origin(annotation) is tuple else get_args(annotation) or [annotation]
-    options = [get_origin(option) or option for option in options]
-    return next((kind for kind in (bool, int, float, tuple) if kind in options), str)
 
 
 def _value(text: str, kind: type) -> Any:
@@ -134,7 +126,8 @@ def _range(text: str, kind: type) -> list[int | float]:
 
 
 def _label(setting: str) -> str:
-    return SHORT.get(setting, setting).removeprefix(LORA).replace("_", " ")
+    short = setting.removeprefix(LORA) if setting.startswith(LORA) else _ROWS[setting].short
+    return short.replace("_", " ")
 
 
 def _word(setting: str, value: Any) -> str:
@@ -214,8 +207,8 @@ class Grid:
 
     def _fixed(self, request: Request, swept: set[str]) -> Iterator[str]:
         """The settings that all cells share: those that always matter, and those that were asked for."""
-        for name, field in _FIELDS.items():
-            asked = getattr(self.base, name) is not field.default
+        for name, row in _ROWS.items():
+            asked = getattr(self.base, name) is not row.default
             if name in swept or name in ("image", "prompt", "width", "height") or not (asked or name in ALWAYS):
                 continue
             if name == "loras":

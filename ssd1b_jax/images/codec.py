@@ -42,8 +42,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 _TOO_LARGE = f"has more than {MAX_PIXELS // 10**6} megapixels, make it smaller first"
 MAX_UPSCALE = 8
 RESIZE_MODES = ("crop", "pad", "stretch")
-_JPEG = ("JPEG", 65_500, {"quality": 95, "subsampling": 0})  # format, longest side in pixels, how it is written
-_ENCODERS = {".png": ("PNG", 2**31 - 1, {}), ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": ("WEBP", 16_383, {"quality": 95})}
+QUALITY = 95
+_JPEG = ("JPEG", 65_500, {"subsampling": 0})  # format, longest side in pixels, how it is written
+_ENCODERS = {".png": ("PNG", 2**31 - 1, {}), ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": ("WEBP", 16_383, {})}
 
 
 class Loaded(NamedTuple):
@@ -257,14 +258,23 @@ def to_pil(pixels: Pixels) -> Image.Image:
 # Out
 
 
-def encode(pixels: Pixels, suffix: str, text: Text | None = None, attached: Chunks | None = None) -> bytes:
+def encode(
+    pixels: Pixels,
+    suffix: str,
+    text: Text | None = None,
+    attached: Chunks | None = None,
+    *,
+    quality: int = QUALITY,
+) -> bytes:
     """The bytes of a `.png`, `.jpg`, `.jpeg` or `.webp` file: pixels, `text` and `attached`, and nothing else.
 
-    JPEG and WebP have quality 95. A PNG has text in its text chunks, and what is attached in chunks
+    `quality` is a JPEG's or WebP's. A PNG has text in its text chunks, and what is attached in chunks
     of the names given. The others have the text named "parameters" as EXIF UserComment, where A1111
     looks for it, and other text as XMP. Raises ImageError for another suffix, or what has no room.
     """
     form, options = _encoder(suffix, *pixels.shape[1::-1])
+    if form != "PNG":
+        options = options | dict(quality=quality)
     if attached and form != "PNG":
         raise ImageError(f"the input can be embedded in a PNG only, got {suffix!r}")
     try:

@@ -17,7 +17,6 @@ from jax.sharding import SingleDeviceSharding
 
 from ssd1b_jax import config as presets
 from ssd1b_jax.checkpoints.model_folder import EMBEDDED, Manifest, Model, abstract_params, check_dtype, read_manifest
-from ssd1b_jax.choices import nearest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.engine.stages import part_dtypes
@@ -26,6 +25,7 @@ from ssd1b_jax.pipeline import Pipeline
 from ssd1b_jax.plan import compiler
 from ssd1b_jax.plan.blocks import Block, blocks
 from ssd1b_jax.plan.compiler import CHIPS, Chip, Cost, Say
+from ssd1b_jax.settings import nearest
 
 PRESETS = ("ssd_1b", "vega", "sdxl_base", "emoji")
 TITLES = {

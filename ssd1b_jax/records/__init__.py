@@ -1,22 +1,18 @@
-"""How a picture was made: the record in its file, and saving both."""
+"""How a picture was made: the record in its file, the text for other programs, and saving all of it."""
 
+from ssd1b_jax.records.a1111 import parameters
+from ssd1b_jax.records.output import Output
+from ssd1b_jax.records.reading import differences, embedded, read, sidecar_path
 from ssd1b_jax.records.record import (
     FLAGS,
     FORMAT,
     KEY,
-    LABELS,
-    MAX_PER_DEVICE,
     PACKAGES,
     SOURCES,
     Record,
     describe,
-    differences,
     dumps,
-    embedded,
     maker,
-    parameters,
-    read,
-    sidecar_path,
     source,
     with_pixels,
 )
@@ -25,8 +21,7 @@ __all__ = [
     "FLAGS",
     "FORMAT",
     "KEY",
-    "LABELS",
-    "MAX_PER_DEVICE",
+    "Output",
     "PACKAGES",
     "Record",
     "SOURCES",

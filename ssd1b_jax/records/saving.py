@@ -1,15 +1,20 @@
-"""Results in files: the picture, and what made it in the same file or in a sidecar beside it."""
+"""Results in files: the picture, and its record in the same file or in a sidecar beside it."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ssd1b_jax import files, images, records
-from ssd1b_jax.errors import ImageError, RecordError, SaveError
+from ssd1b_jax import files, images
+from ssd1b_jax.errors import ImageError
 from ssd1b_jax.images import masks
 from ssd1b_jax.images.metadata import PARAMETERS, fitting
-from ssd1b_jax.records.record import KEY, SOURCES, Record, sidecar_path
+from ssd1b_jax.records.a1111 import parameters
+from ssd1b_jax.records.output import Output, is_foreign
+from ssd1b_jax.records.reading import sidecar_path
+from ssd1b_jax.records.record import KEY, SOURCES, Record, dumps
 from ssd1b_jax.request import Request
+
+JPEGS = (".jpg", ".jpeg")
 
 
 class Saved(NamedTuple):
@@ -20,77 +25,60 @@ class Saved(NamedTuple):
     notes: tuple[str, ...]
 
 
-def save(
-    pixels: images.Pixels,
-    path: str | Path,
-    record: Record,
-    request: Request,
-    *,
-    upscale: int = 1,
-    metadata: bool = True,
-    sidecar: bool = False,
-    embed_input: bool = False,
-) -> Saved:
-    """Write a result's picture, and what made it where it is wanted; see `Result.save`."""
-    path, enlarged = Path(path), images.upscale(pixels, upscale)
-    height, width, _ = enlarged.shape
-    check(path, width, height, metadata=metadata, sidecar=sidecar, embed_input=embed_input)
-    written = dict(name=path.name, upscale=upscale, sha256=images.sha256(enlarged))
-    record = {**record, "written": written}
-    text = {PARAMETERS: records.parameters(record), KEY: records.dumps(record)} if metadata else {}
-    fits = fitting(text) if path.suffix.lower() in (".jpg", ".jpeg") else text
-    images.save(enlarged, path, fits, _prepared(record, request) if embed_input else None)
-    left_out, beside, notes = text.keys() - fits.keys(), None, []
-    if PARAMETERS in left_out:
-        notes.append("the settings are too long for a JPEG's EXIF, where other programs look for them")
-    if sidecar or KEY in left_out:
-        beside = sidecar_path(path)
-        if _is_anothers(beside):
-            kept = f"lost, for {beside} is another program's file: save as PNG or WebP to keep it"
-            beside = None
-        else:
-            kept = f"in {beside}"
-            files.write(beside, f"{records.dumps(record, indent=1)}\n".encode())
-    if KEY in left_out:
-        notes.append(f"the record of how it was made is too long for a JPEG: it is {kept}")
-    return Saved(path, beside, tuple(notes))
+class Encoded(NamedTuple):
+    """The bytes of a picture's file, its record, and the names of the texts that had no room."""
+
+    data: bytes
+    record: Record
+    left_out: frozenset[str]
 
 
-def check(
-    path: str | Path,
-    width: int = 1,
-    height: int = 1,
-    *,
-    metadata: bool = True,
-    sidecar: bool = False,
-    embed_input: bool = False,
-) -> None:
-    """Raise what `save` would raise for this name, size, folder and choice, before there is a picture to lose."""
-    images.check_writable(path, width, height)
-    if embed_input and not metadata:
-        raise ImageError("the input is embedded along with the metadata: leave out one of the two wishes")
-    if embed_input and Path(path).suffix.lower() != ".png":
-        raise ImageError(f"the input can be embedded in a PNG only, got {Path(path).name!r}")
-    if sidecar and _is_anothers(beside := sidecar_path(path)):
-        raise SaveError(
-            f"{beside}: cannot be saved: a file is there that is no record of a picture: move it away, or choose "
-            "another name for the picture"
-        )
-
-
-def _is_anothers(sidecar: Path) -> bool:
-    """Whether something is in a sidecar's place that `save` did not write."""
-    if not sidecar.exists():
-        return False
+def save(pixels: images.Pixels, path: str | Path, record: Record, request: Request, output: Output) -> Saved:
+    """Write a result's picture, and its record where that is wanted; see `Result.save`."""
+    height, width, _ = pixels.shape
+    output.check(path, width, height)
+    path = output.place(path)
     try:
-        records.read(sidecar)
-    except RecordError:
-        return True
-    return False
+        encoded = encode(pixels, path.name, record, request, output)
+        files.write(path, encoded.data)
+    except BaseException:
+        if not output.overwrite:  # the empty file that held the name
+            path.unlink(missing_ok=True)
+        raise
+    sidecar, notes = None, []
+    if PARAMETERS in encoded.left_out:
+        notes.append("the settings are too long for a JPEG's EXIF, where other programs look for them")
+    if output.sidecar or KEY in encoded.left_out:
+        sidecar = _write_sidecar(sidecar_path(path), encoded.record)
+    if KEY in encoded.left_out:
+        lost = f"lost, for {sidecar_path(path)} is another program's file: save as PNG or WebP to keep it"
+        where = f"in {sidecar}" if sidecar else lost
+        notes.append(f"the record of how it was made is too long for a JPEG: it is {where}")
+    return Saved(path, sidecar, tuple(notes))
 
 
-def _prepared(record: Mapping[str, Any], request: Request) -> dict[str, bytes]:
-    """The request's pictures as PNGs of the size made; a mask is first laid over the image."""
+def encode(pixels: images.Pixels, name: str, record: Record, request: Request, output: Output) -> Encoded:
+    """The file of a result's picture, in the format of its name. Raises ImageError."""
+    enlarged = images.upscale(pixels, output.upscale)
+    suffix = Path(name).suffix
+    record = {**record, "written": dict(name=name, upscale=output.upscale, sha256=images.sha256(enlarged))}
+    text = {PARAMETERS: parameters(record), KEY: dumps(record)} if output.metadata else {}
+    fits = fitting(text) if suffix.lower() in JPEGS else text
+    attached = _inputs(record, request) if output.embed_input else None
+    data = images.encode(enlarged, suffix, fits, attached, quality=output.quality)
+    return Encoded(data, record, frozenset(text.keys() - fits.keys()))
+
+
+def _write_sidecar(path: Path, record: Record) -> Path | None:
+    """The sidecar that was written; None where another program's file is in its place."""
+    if is_foreign(path):
+        return None
+    files.write(path, f"{dumps(record, indent=1)}\n".encode())
+    return path
+
+
+def _inputs(record: Mapping, request: Request) -> dict[str, bytes]:
+    """The request's pictures as PNGs of the size made, by their chunks; a mask is first laid over the image."""
     chunks, image = {}, record["request"]["image"]
     for name, chunk in SOURCES.items():
         if not record["request"].get(name):

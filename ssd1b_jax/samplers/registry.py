@@ -1,9 +1,10 @@
 """Which samplers there are, and every name that they go by."""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.samplers.multistep import deis, dpmpp_2m, dpmpp_2s, lms, pndm, unipc
@@ -12,23 +13,40 @@ from ssd1b_jax.samplers.schedule import NoiseGrid
 from ssd1b_jax.samplers.symbols import Calls, Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A row of the registry. `names` are A1111's, Segmind's and diffusers', where they aren't just the key respelt.
+    """One sampler: its update, and every name that it goes by.
 
-    `exploding` latents are clean + sigma * eps; the others keep their variance. `stochastic`
-    samplers add noise as they go. `karras` is the grid of the variant on Karras noise levels,
-    where diffusers has that.
+    `update` gives the model calls of one picture on the noise levels of `grid`. `karras` is the grid of the variant
+    on Karras noise levels, where diffusers has that. `exploding` latents are denoised + sigma * eps; others keep
+    their variance. `stochastic` samplers add noise as they go; of the others `order` is that of convergence.
+
+    `label` and `schedule` are A1111's names, `segmind` is Segmind's, if it has the sampler. `diffusers` is the class
+    that the table is held against, built with `arguments`. `also` are further names.
     """
 
     description: str
-    calls: Callable[[Run], Calls]
+    update: Callable[[Run], Calls]
     grid: NoiseGrid
-    names: tuple[str, ...]
+    label: str
+    schedule: str = ""
+    segmind: str | None = None
+    diffusers: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
     karras: NoiseGrid | None = None
     exploding: bool = True
     stochastic: bool = False
     calls_per_step: int = 1
+    order: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A1111's, Segmind's, further names, and diffusers' where the class alone says which sampler it is."""
+        is_plain = self.arguments.keys() <= {"use_karras_sigmas"}
+        words = [self.label, self.segmind, *self.also, self.diffusers if is_plain else None]
+        variant = f" {self.schedule}" if self.schedule else ""
+        return tuple(dict.fromkeys(f"{word}{variant}" for word in words if word))
 
 
 # The grids are those of diffusers' scheduler classes, at their defaults and SSD-1B's settings.
@@ -42,81 +60,99 @@ _DPM_KARRAS = replace(_DPM, karras=True)
 
 _ROWS: dict[str, Sampler] = {
     "euler": Sampler(
-        "one call a step, first order; the models' own default",
-        euler, _K, ("EulerDiscreteScheduler",), _K_KARRAS,
+        description="one call a step, first order; the models' own default",
+        update=euler, grid=_K, karras=_K_KARRAS, order=1,
+        label="Euler", segmind="Euler", diffusers="EulerDiscreteScheduler",
     ),
     "euler_a": Sampler(
-        "euler with fresh noise at every step: never settles, varies more",
-        euler_a, _K, ("euler ancestral", "EulerAncestralDiscreteScheduler"), stochastic=True,
+        description="euler with fresh noise at every step: never settles, varies more",
+        update=euler_a, grid=_K, stochastic=True,
+        label="Euler a", segmind="Euler a", diffusers="EulerAncestralDiscreteScheduler", also=("euler ancestral",),
     ),
     "heun": Sampler(
-        "two calls a step, second order: slow and precise",
-        heun, _K, ("HeunDiscreteScheduler",), _K_KARRAS, calls_per_step=2,
+        description="two calls a step, second order: slow and precise",
+        update=heun, grid=_K, karras=_K_KARRAS, calls_per_step=2, order=2,
+        label="Heun", segmind="Heun", diffusers="HeunDiscreteScheduler",
     ),
     "dpm2": Sampler(
-        "two calls a step, the second halfway: second order, like heun",
-        dpm2, _K, ("KDPM2DiscreteScheduler",), _K_KARRAS_ROUNDED, calls_per_step=2,
+        description="two calls a step, the second halfway: second order, like heun",
+        update=dpm2, grid=_K, karras=_K_KARRAS_ROUNDED, calls_per_step=2, order=2,
+        label="DPM2", segmind="DPM2", diffusers="KDPM2DiscreteScheduler",
     ),
     "dpm2_a": Sampler(
-        "dpm2 with fresh noise at every step",
-        partial(dpm2, noisy=True), _K, ("dpm 2 ancestral", "KDPM2AncestralDiscreteScheduler"), _K_KARRAS_ROUNDED,
-        stochastic=True, calls_per_step=2,
+        description="dpm2 with fresh noise at every step",
+        update=partial(dpm2, noisy=True), grid=_K, karras=_K_KARRAS_ROUNDED, stochastic=True, calls_per_step=2,
+        label="DPM2 a", segmind="DPM2 a", diffusers="KDPM2AncestralDiscreteScheduler", also=("dpm 2 ancestral",),
     ),
     "ddim": Sampler(
-        "first order, the classic; ends at the least trained noise level",
-        euler, _DDIM, ("DDIMScheduler",), exploding=False,
+        description="first order, the classic; ends at the least trained noise level",
+        update=euler, grid=_DDIM, exploding=False, order=1,
+        label="DDIM", segmind="DDIM", diffusers="DDIMScheduler",
     ),
     "ddpm": Sampler(
-        "the diffusion run backwards, fresh noise at every step: wants many steps",
-        ddpm, _DDPM, ("DDPMScheduler",), exploding=False, stochastic=True,
+        description="the diffusion run backwards, fresh noise at every step: wants many steps",
+        update=ddpm, grid=_DDPM, exploding=False, stochastic=True,
+        label="DDPM", segmind="DDPM", diffusers="DDPMScheduler",
     ),
     "lms": Sampler(
-        "one call a step, fourth order: looks back on three steps",
-        lms, _K, ("LMSDiscreteScheduler",), _K_KARRAS,
+        description="one call a step, fourth order: looks back on three steps",
+        update=lms, grid=_K, karras=_K_KARRAS, order=2,  # of fourth order once its first steps are over
+        label="LMS", segmind="LMS", diffusers="LMSDiscreteScheduler",
     ),
     "pndm": Sampler(
-        "ddim of fourth order, with one call more than steps; was Stable Diffusion's first default",
-        pndm, replace(_DDIM, repeat_second=True), ("PLMS", "PNDMScheduler"), exploding=False,
+        description="ddim of fourth order, with one call more than steps; was Stable Diffusion's first default",
+        update=pndm, grid=replace(_DDIM, repeat_second=True), exploding=False, order=2,  # the same
+        label="PLMS", segmind="PNDM", diffusers="PNDMScheduler",
     ),
     "dpmpp_2m": Sampler(
-        "one call a step, second order: good in 20 steps",
-        dpmpp_2m, _DPM, ("DPM Multi", "DPMSolverMultistepScheduler"), _DPM_KARRAS, exploding=False,
+        description="one call a step, second order: good in 20 steps",
+        update=dpmpp_2m, grid=_DPM, karras=_DPM_KARRAS, exploding=False, order=2,
+        label="DPM++ 2M", segmind="DPM Multi", diffusers="DPMSolverMultistepScheduler",
     ),
     "dpmpp_2s": Sampler(
-        "second order every other step; its timesteps are linspace whatever is asked",
-        dpmpp_2s, replace(_DPM, spacing="linspace"), ("DPM Single", "DPMSolverSinglestepScheduler"),
-        _DPM_KARRAS, exploding=False,
+        description="second order every other step; its timesteps are linspace whatever is asked",
+        update=dpmpp_2s, grid=replace(_DPM, spacing="linspace"), karras=_DPM_KARRAS, exploding=False, order=2,
+        label="DPM++ 2S", segmind="DPM Single", diffusers="DPMSolverSinglestepScheduler",
     ),
     "dpmpp_2m_sde": Sampler(
-        "dpmpp_2m with fresh noise at every step",
-        partial(dpmpp_2m, noisy=True), _DPM, ("DPM Multi SDE",), _DPM_KARRAS,
-        exploding=False, stochastic=True,
+        description="dpmpp_2m with fresh noise at every step",
+        update=partial(dpmpp_2m, noisy=True), grid=_DPM, karras=_DPM_KARRAS, exploding=False, stochastic=True,
+        label="DPM++ 2M SDE", diffusers="DPMSolverMultistepScheduler",
+        arguments=dict(algorithm_type="sde-dpmsolver++"), also=("DPM Multi SDE",),
     ),
     "unipc": Sampler(
-        "dpmpp_2m, each step corrected with the next call: good in 10 steps",
-        unipc, _DPM, ("uni_pc_bh2", "UniPCMultistepScheduler"), _DPM_KARRAS, exploding=False,
+        description="dpmpp_2m, each step corrected with the next call: good in 10 steps",
+        update=unipc, grid=_DPM, karras=_DPM_KARRAS, exploding=False, order=2,
+        label="UniPC", segmind="UniPC", diffusers="UniPCMultistepScheduler", also=("uni_pc_bh2",),
     ),
     "deis": Sampler(
-        "one call a step, second order; ends at the least trained noise level",
-        deis, replace(_DPM, final_sigma="sigma_min"), ("DEISMultistepScheduler",),
-        replace(_DPM_KARRAS, final_sigma="sigma_min"), exploding=False,
+        description="one call a step, second order; ends at the least trained noise level",
+        update=deis, grid=replace(_DPM, final_sigma="sigma_min"), karras=replace(_DPM_KARRAS, final_sigma="sigma_min"),
+        exploding=False, order=2,
+        label="DEIS", diffusers="DEISMultistepScheduler",
     ),
     "lcm": Sampler(
-        "for models distilled to 2 to 8 steps, with their own timesteps: fresh noise at every step but the last",
-        lcm, replace(_DDPM, spacing="consistency"), ("LCMScheduler",), exploding=False, stochastic=True,
+        description="for models distilled to 2 to 8 steps, with their own timesteps: fresh noise at every step but "
+        "the last",
+        update=lcm, grid=replace(_DDPM, spacing="consistency"), exploding=False, stochastic=True,
+        label="LCM", diffusers="LCMScheduler",
     ),
 }  # fmt: skip
 
 
-def _with_karras(rows: dict[str, Sampler]) -> dict[str, Sampler]:
+def _with_karras(rows: Mapping[str, Sampler]) -> dict[str, Sampler]:
     """Every row, followed by its variant on Karras noise levels."""
     samplers = {}
     for name, row in rows.items():
         samplers[name] = row
         if row.karras:
-            description = f"{name} on Karras noise levels: more steps near the end"
-            names = tuple(f"{other} Karras" for other in row.names)
-            samplers[f"{name}_karras"] = replace(row, description=description, grid=row.karras, names=names)
+            samplers[f"{name}_karras"] = replace(
+                row,
+                description=f"{name} on Karras noise levels: more steps near the end",
+                grid=row.karras,
+                schedule="Karras",
+                arguments={**row.arguments, "use_karras_sigmas": True},
+            )
     return samplers
 
 
@@ -126,18 +162,22 @@ def _plain(name: str) -> str:
 
 
 SAMPLERS: dict[str, Sampler] = _with_karras(_ROWS)
-_KEYS = {_plain(name): key for key, sampler in SAMPLERS.items() for name in (key, *sampler.names)}
 
 
 def canonical(name: str) -> str:
     """The key in SAMPLERS of a sampler, by the name that Segmind, A1111, ComfyUI or diffusers has for it.
 
-    Spelling is free: "DPM++ 2M Karras", "dpmpp-2m-karras". RequestError for a name that none of them is near.
+    Spelling is free: "DPM++ 2M Karras", "dpmpp-2m-karras". RequestError for a name that is no sampler's.
     """
-    plain = _plain(name)
-    if plain in _KEYS:
-        return _KEYS[plain]
-    near = [plain.removesuffix("karras"), *difflib.get_close_matches(plain, _KEYS)]
-    keys = dict.fromkeys(_KEYS[match] for match in near if match in _KEYS)
-    hint = f": did you mean {' or '.join(keys)}?" if keys else ""
+    plain, keys = _plain(name), _keys()
+    if plain in keys:
+        return keys[plain]
+    near = [plain.removesuffix("karras"), *difflib.get_close_matches(plain, keys)]
+    hints = dict.fromkeys(keys[match] for match in near if match in keys)
+    hint = f": did you mean {' or '.join(hints)}?" if hints else ""
     raise RequestError(f"scheduler must be one of {', '.join(SAMPLERS)}, got {name!r}{hint}")
+
+
+def _keys() -> dict[str, str]:
+    """The keys of SAMPLERS by all names."""
+    return {_plain(name): key for key, sampler in SAMPLERS.items() for name in (key, *sampler.names)}

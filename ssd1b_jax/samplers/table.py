@@ -82,7 +82,7 @@ def build(
     path = noise_levels(schedule_config, sampler.grid, num_inference_steps, strength, exact_steps)
     trained = trained_sigmas(schedule_config)
     run = Run(path, trained, sampler.exploding, schedule_config.prediction_type)
-    calls = list(sampler.calls(run))
+    calls = list(sampler.update(run))
     matrices = np.zeros((len(calls), 1 + REGISTERS, INPUTS))
     for matrix, call in zip(matrices, calls, strict=True):
         matrix[: 1 + len(call.registers)] = call.latents, *call.registers
