@@ -6,17 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssd1b_jax import config as presets
 from ssd1b_jax.checkpoints.safetensors import summary
 from ssd1b_jax.checkpoints.sgm import PREFIXES
 from ssd1b_jax.config import CLIPTextConfig, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig
 from ssd1b_jax.errors import WeightsError
+from ssd1b_jax.presets import PRESETS, Preset
 
-HUB = {
-    "SSD-1B": ("segmind/SSD-1B", presets.ssd_1b),
-    "Segmind Vega": ("segmind/Segmind-Vega", presets.vega),
-    "SDXL base": ("stabilityai/stable-diffusion-xl-base-1.0", presets.sdxl_base),
-}
 # What shapes do not say, and all of the family share.
 HEAD_WIDTH, CLIP_HEAD_WIDTH, NORM_GROUPS, EMBEDDED_IDS = 64, 64, 32, 6
 MOST_LAYERS, LARGEST = 128, 1 << 17  # layers, and the length of an axis, beyond which a file is no model
@@ -67,9 +62,10 @@ _OTHERS = {
 }
 
 
-def family(config: ModelConfig) -> str | None:
+def family(config: ModelConfig) -> Preset | None:
     """The released model that has this UNet, if one has."""
-    return next((name for name, (_, preset) in HUB.items() if preset().unet == config.unet), None)
+    released = (preset for preset in PRESETS.values() if preset.hub)
+    return next((preset for preset in released if preset.config().unet == config.unet), None)
 
 
 def infer(tensors: list[tuple[str, np.ndarray]]) -> ModelConfig:

@@ -59,7 +59,7 @@ def _convert_file(path: Path, target: Path, tokenizers: Path | None, about: dict
                 raise WeightsError(
                     "it has no tokenizers, and is of no size that is on the hub: give --tokenizers FOLDER"
                 )
-            tokenizers = hub.fetch_tokenizers(family.HUB[known][0])
+            tokenizers = hub.fetch_tokenizers(known.hub)
         vocabularies.check(tokenizers, config)
         slots = single_file.slots(config)
         params = fill(slots, single_file.weights(tensors), config, about["dtype"], about["advance"])

@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     with _Bars() as bars:
         manifest = _convert(arguments, bars.advance)
     size = sum(file.stat().st_size for file in arguments.target.rglob("*") if file.is_file())
-    kind = family(manifest.config) or "a model of the SDXL family"
+    preset = family(manifest.config)
+    kind = preset.title if preset else "a model of the SDXL family"
     dtype = arguments.dtype or manifest.dtype
     print(f"{arguments.target}: {kind}, {size / 1e9:.2f} GB in {dtype}, licence {manifest.licence}")
 

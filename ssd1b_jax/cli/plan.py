@@ -7,6 +7,7 @@ import sys
 
 from ssd1b_jax.cli import plan_table
 from ssd1b_jax.cli.console import add_json, print_json
+from ssd1b_jax.presets import PRESETS
 from ssd1b_jax.settings import DTYPES
 
 
@@ -24,7 +25,7 @@ def add(commands) -> None:
         nargs="?",
         default="ssd_1b",
         metavar="MODEL",
-        help="ssd_1b (default), vega, sdxl_base, emoji, or a model folder",
+        help=f"{', '.join(PRESETS)}, or a model folder (default: ssd_1b)",
     )
     add = parser.add_argument
     add("--topology", default="v5e:1x1", metavar="NAME", help="v5e:1x1 (default), v5e:2x4, v6e:1x1, v5p:2x2x1 … or cpu")

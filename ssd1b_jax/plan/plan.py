@@ -15,7 +15,6 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import SingleDeviceSharding
 
-from ssd1b_jax import config as presets
 from ssd1b_jax.checkpoints.model_folder import EMBEDDED, Manifest, Model, abstract_params, check_dtype, read_manifest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine.devices import Devices
@@ -25,9 +24,9 @@ from ssd1b_jax.pipeline import Pipeline
 from ssd1b_jax.plan import compiler
 from ssd1b_jax.plan.blocks import Block, blocks
 from ssd1b_jax.plan.compiler import CHIPS, Chip, Cost, Say
+from ssd1b_jax.presets import PRESETS
 from ssd1b_jax.settings import nearest
 
-PRESETS = ("ssd_1b", "vega", "sdxl_base", "emoji")
 TITLES = {
     "prepare": "text encoders and VAE encoder",
     "advance": "denoising loop, one model call",
@@ -194,7 +193,7 @@ def _manifest(model: str, dtype: str) -> Manifest:
     """Of a model folder, or made up for a preset, with the embedded model's tokenizers."""
     name = str(model).replace("-", "_").lower()
     if name in PRESETS:
-        config: ModelConfig = getattr(presets, name)()
+        config: ModelConfig = PRESETS[name].config()
         about = dict(source=name, revision=None, licence="unknown", files={}, sha256="")
         return Manifest(name=name, folder=EMBEDDED["emoji"], config=config, dtype=dtype, **about)
     try:
