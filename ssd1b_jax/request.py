@@ -256,7 +256,7 @@ def repeat(request: Request, count: int) -> list[Request]:
     return [dataclasses.replace(request, **{name: (first + i) % 2**64}) for i in range(count)]
 
 
-def listed(requests: Iterable[Request]) -> list[Request]:
+def listed(requests: Any) -> list[Request]:
     """Requests as a list. Raises RequestError for what is no iterable of Requests."""
     if isinstance(requests, Request):
         raise RequestError("requests must be an iterable of Requests, got one Request: put it in a list")

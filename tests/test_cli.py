@@ -16,8 +16,9 @@ from helpers import tiny
 from helpers.commands import run
 
 from convert.__main__ import main as convert
-from ssd1b_jax import Request, cli, images, pipeline, records
+from ssd1b_jax import cli, images, pipeline, records, settings
 from ssd1b_jax.checkpoints.safetensors import write_safetensors
+from ssd1b_jax.cli import settings as options
 from ssd1b_jax.cli.settings import of_request
 from ssd1b_jax.errors import DeviceError, NonFiniteError
 from ssd1b_jax.images import codec
@@ -60,6 +61,29 @@ def test_more_pictures_are_named_by_seed_and_enlarged_when_asked(capsys, tiny_fo
         assert images.load(f"in-{seed}.png").pixels.shape == (96, 96, 3)
     run(capsys, "img2img", "in.png", "a cat", "-o", "b.webp", *arguments)
     assert (here / "b-7.webp").exists() and (here / "b-8.webp").exists()
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+def test_a_name_that_nobody_asked_for_replaces_nothing(capsys, tiny_folder, here):
+    arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder, "--seed", 9)
+    for name in ("in-9.png", "in-9-2.png", "in-9-3.png"):
+        code, out, _ = run(capsys, *arguments)
+        assert code == 0 and out.startswith(f"{name}: ")
+        assert records.read(name)["written"]["name"] == name
+    before = (here / "in-9.png").read_bytes()
+    run(capsys, *arguments, "--strength", 1, "-o", "in-9.png", "--no-overwrite")
+    assert (here / "in-9.png").read_bytes() == before and (here / "in-9-4.png").exists()
+    run(capsys, *arguments, "--strength", 1, "-o", "in-9.png")
+    assert (here / "in-9.png").read_bytes() != before, "this name was asked for"
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+def test_names_of_several_pictures_sort_as_their_seeds(capsys, tiny_folder, here):
+    arguments = ("--model", tiny_folder, "--seed", 9, "--num-images", 2, "--format", "webp")
+    code, _, _ = run(capsys, "img2img", "in.png", "a cat", *arguments)
+    assert code == 0 and sorted(os.listdir()) == ["in-09.webp", "in-10.webp", "in.png"]
+    code, _, err = run(capsys, "img2img", "in.png", "a cat", *arguments, "-o", "b.png")
+    assert (code, err) == (2, "error: the name of a webp file must end in .webp, got 'b.png'\n")
 
 
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
@@ -381,7 +405,8 @@ def test_options_become_a_request(arguments, settings):
 @pytest.mark.parametrize("command", ["img2img", "grid"])
 def test_every_setting_has_an_option(command):
     parsed = cli.parser().parse_args([command, "in.png", "a cat", *(["--x", "seed=1"] if command == "grid" else [])])
-    assert set(parsed.fields) == {field.name for field in dataclasses.fields(Request)}
+    rows = {row.name for row in settings.of("request")}
+    assert rows <= vars(parsed).keys() and {"image": "in.png", "prompt": "a cat"} == options.given(parsed, "request")
 
 
 @pytest.mark.parametrize("command", ["", "img2img", "grid", "replay", "samplers", "info", "plan", "demo", "convert"])

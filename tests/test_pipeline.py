@@ -15,6 +15,7 @@ from helpers.requests import digest, mixture, picture
 from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
 from ssd1b_jax.engine.devices import Devices
+from ssd1b_jax.request import listed
 
 CACHE_SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 COLLECTIVES = r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
@@ -267,6 +268,38 @@ def test_a_bad_request_is_told_before_weights_are_read(tiny_folder, monkeypatch)
 def test_a_call_tells_a_misspelled_setting(tiny_pipe, wrong, meant):
     with pytest.raises(RequestError, match=f"no setting is named '{[*wrong][0]}': did you mean {meant}\\?"):
         tiny_pipe(image=picture(), prompt="a red apple", **wrong)
+
+
+ONE = Request(image="a.png", prompt="")
+
+
+@pytest.mark.parametrize(
+    ("requests", "sentence"),
+    [
+        ("a cat", "requests must be an iterable of Requests, got str"),
+        ({"prompt": "a cat"}, "requests must be an iterable of Requests, got dict"),
+        (3, "requests must be an iterable of Requests, got int"),
+        (ONE, "requests must be an iterable of Requests, got one Request: put it in a list"),
+        ([ONE, {"prompt": "a cat"}], "requests must be Requests, got dict at index 1"),
+    ],
+    ids=["str", "dict", "int", "one", "of a dict"],
+)
+def test_what_is_no_list_of_requests_is_told(requests, sentence):
+    with pytest.raises(RequestError) as error:
+        listed(requests)
+    assert str(error.value) == sentence
+    assert listed(iter([ONE])) == [ONE]
+
+
+def test_generate_tells_what_is_no_list_of_requests(tiny_folder):
+    """In a process whose annotations nobody checks, as users have it."""
+    program = f"""
+from ssd1b_jax import Pipeline, Request
+Pipeline.from_pretrained({str(tiny_folder)!r}).generate(Request(image="a.png", prompt=""))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    sentence = "requests must be an iterable of Requests, got one Request: put it in a list"
+    assert run.stderr.splitlines()[-1] == f"ssd1b_jax.errors.RequestError: {sentence}"
 
 
 def test_no_requests_give_no_results(tiny_pipe):

@@ -93,6 +93,16 @@ def test_equal_pictures_have_equal_records(pipe, result):
     assert [phrase.split(":")[0] for phrase in records.differences(result.record, other.record)] == ["request.seed"]
 
 
+def test_a_record_names_files_without_their_folders(pipe, here):
+    (here / "private").mkdir()
+    shutil.move("in.png", "private/in.png")
+    made = pipe(image=here / "private" / "in.png", **SETTINGS)
+    assert made.record["request"]["image"]["name"] == "in.png"
+    made.save("private/a.png")
+    assert b"private" not in (here / "private" / "a.png").read_bytes()
+    assert replay.read("private/a.png").request.image == Path("private/in.png")
+
+
 def test_a_picture_in_memory_goes_by_its_pixels(pipe):
     pixels = images.load("in.png").pixels
     for source in (pixels, Image.fromarray(pixels)):
@@ -254,6 +264,30 @@ def test_a_long_prompt_costs_no_picture(result, here, length, kept):
     assert records.read("a.jpg")["request"]["prompt"] == "x" * length
     for suffix in ("png", "webp"):
         assert long.save(f"b.{suffix}") == (Path(f"b.{suffix}"), None, ()) and len(images.read_text(f"b.{suffix}")) == 2
+
+
+def test_quality_and_format_are_taken(result, here):
+    sizes = [result.save(f"{quality}.jpg", quality=quality).picture.stat().st_size for quality in (20, 95)]
+    assert sizes[0] < sizes[1]
+    output = Output(format="jpeg", upscale=2)
+    with pytest.raises(ImageError, match=r"the name of a jpeg file must end in .jpg or .jpeg, got 'a.png'"):
+        result.save("a.png", output)
+    result.save("a.jpeg", output, sidecar=True)
+    assert records.read("a.json")["written"]["upscale"] == 2
+
+
+def test_a_picture_that_cannot_be_encoded_leaves_no_empty_file(result, here):
+    (here / "in.png").write_bytes(images.encode(result.pixels, ".png"))
+    with pytest.raises(ImageError, match="the image has changed"):
+        result.save("a.png", embed_input=True, overwrite=False)
+    assert os.listdir() == ["in.png"]
+
+
+def test_a_result_shows_itself(result):
+    assert np.array_equal(images.load(result._repr_png_()).pixels, result.pixels)
+    text = repr(result)
+    assert text.startswith("Result(32 x 32, 4 steps, ") and "Request(image='in.png', prompt=" in text
+    assert len(text) < 600
 
 
 def test_a_save_says_what_it_wrote(result, here):
