@@ -20,7 +20,7 @@ STEMS = {
 def read_part(folder: Path, part: str, dtype: str = "float32") -> list[tuple[str, np.ndarray]]:
     """Names and tensors of a part, from one file or from shards, mapped from disk and not yet read.
 
-    Where a part is there in two precisions, `dtype` decides.
+    Of a part in two precisions, `dtype` chooses one.
     """
     for name in candidates(STEMS[part], dtype):
         path = folder / part / name
@@ -34,9 +34,9 @@ def read_part(folder: Path, part: str, dtype: str = "float32") -> list[tuple[str
 
 
 def candidates(stem: str, dtype: str) -> list[str]:
-    """What a part's weights, or the index of their shards, can be called; the first that is there counts.
+    """The names that a part's weights, or the index of their shards, can have. The first that exists counts.
 
-    For a `dtype` of 16 bits those are the files of 16 bits, half as large, and then the others.
+    For a `dtype` of 16 bits the files of 16 bits come first, which are half as large.
     """
     variants = ("", ".fp16") if dtype == "float32" else (".fp16", "")
     return [name for v in variants for name in (f"{stem}{v}.safetensors", f"{stem}.safetensors.index{v}.json")]
@@ -49,25 +49,26 @@ def read_licence(folder: Path) -> str:
         return "unknown"
     with open(card, encoding="utf-8", errors="replace") as file:
         text = file.read(1 << 16)
-    found = re.search(r"^license:[ \t]*([\w.+-]{1,64})[ \t]*$", text, re.MULTILINE)
-    return found[1] if found else "unknown"
+    match = re.search(r"^license:[ \t]*([\w.+-]{1,64})[ \t]*$", text, re.MULTILINE)
+    return match[1] if match else "unknown"
 
 
 def _read_shards(index: Path) -> list[tuple[str, np.ndarray]]:
-    """The tensors of all shards; each must be in the one that the index names, and no other there."""
+    """The tensors of all shards, which must be those that the index names."""
     named = read_index(index)
     tensors = []
     for shard in sorted({*named.values()}):
-        held = read_safetensors(index.parent / shard)
-        lying = {name for name, _ in held} ^ {name for name, file in named.items() if file == shard}
-        if lying:
-            raise WeightsError(f"{index} and {shard} disagree about {len(lying)} tensors, {min(lying)[:200]!r} first")
-        tensors += held
+        present = read_safetensors(index.parent / shard)
+        expected = {name for name, file in named.items() if file == shard}
+        differ = {name for name, _ in present} ^ expected
+        if differ:
+            raise WeightsError(f"{index} and {shard} disagree about {len(differ)} tensors, {min(differ)[:200]!r} first")
+        tensors += present
     return tensors
 
 
 def read_index(index: Path, present: bool = True) -> dict[str, str]:
-    """Which shard holds which tensor; with `present`, the shards must lie beside the index."""
+    """The shard of each tensor. With `present`, the shards must lie in the index's folder."""
     try:
         data = read_json(index)
     except FileError as error:

@@ -1,4 +1,4 @@
-"""What a single file is: its config from the names and shapes in it, or the name of the family it is of instead."""
+"""The config of a single file, from the names and shapes in it, or the name of the other family that it is of."""
 
 import re
 from collections import defaultdict
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssd1b_jax.checkpoints.safetensors import summary
-from ssd1b_jax.checkpoints.sgm import PREFIXES
+from ssd1b_jax.checkpoints.tensor_names import PREFIXES
 from ssd1b_jax.config import CLIPTextConfig, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig
 from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.presets import PRESETS, Preset
@@ -18,7 +18,7 @@ MOST_LAYERS, LARGEST = 128, 1 << 17  # layers, and the length of an axis, beyond
 
 
 class _Layout(NamedTuple):
-    """What a text encoder's tensors are called, and the activation that goes with the names."""
+    """The names of a text encoder's tensors, and the activation that goes with them."""
 
     tokens: str
     positions: str
@@ -45,7 +45,7 @@ OPEN_CLIP = _Layout(
     activation="gelu",
 )
 
-# The first that matches names the family of a file that is none of SDXL's: a pattern that a name must match.
+# Other families, by a pattern that one of their names matches. The first match counts.
 _OTHERS = {
     r"lora_(unet|te\d?)_|.*\.lora_(A|B|up|down)\.|.*\.lora\.(up|down)\.": "a LoRA: convert the model that it is for",
     r"control_model\.|controlnet_cond_embedding\.|input_hint_block\.": "a ControlNet",
@@ -73,13 +73,12 @@ def infer(tensors: list[tuple[str, np.ndarray]]) -> ModelConfig:
     shapes = {name: tensor.shape for name, tensor in tensors}
     absent = [part for part, prefix in PREFIXES.items() if not any(name.startswith(prefix) for name in shapes)]
     if absent:
-        found = next(
-            (said for pattern, said in _OTHERS.items() if any(re.match(pattern, name) for name in shapes)), None
-        )
-        if found is None and "unet" not in absent:
-            found = f"a UNet without {' and '.join(absent)}"
+        kinds = (kind for pattern, kind in _OTHERS.items() if any(re.match(pattern, name) for name in shapes))
+        kind = next(kinds, None)
+        if kind is None and "unet" not in absent:
+            kind = f"a UNet without {' and '.join(absent)}"
         raise WeightsError(
-            f"this is {found or 'no model that is known here'}; single files of the SDXL family are converted"
+            f"this is {kind or 'no model that is known here'}; single files of the SDXL family are converted"
         )
     if "edm_mean" in shapes:
         raise WeightsError("this is Playground 2.5; single files of the SDXL family are converted")
@@ -119,7 +118,7 @@ def _below(shapes: dict[str, tuple[int, ...]], part: str) -> dict[str, tuple[int
 
 
 class _Shapes(dict):
-    """Shapes whose missing names are told in full."""
+    """Shapes by name, without a prefix. A missing name raises KeyError with the prefix."""
 
     def __init__(self, prefix: str, shapes: dict[str, tuple[int, ...]]):
         super().__init__(shapes)
@@ -129,8 +128,9 @@ class _Shapes(dict):
         raise KeyError(self.prefix + name)
 
     def count(self, pattern: str) -> int:
-        """How many numbers stand in the pattern's place."""
-        return len({found[1] for name in self if (found := re.match(pattern, name))})
+        """The count of distinct numbers that the pattern's group matches."""
+        matches = (re.match(pattern, name) for name in self)
+        return len({match[1] for match in matches if match})
 
 
 def _unet(shapes: "_Shapes", text: "_Shapes") -> UNetConfig:
@@ -173,11 +173,11 @@ def _unet(shapes: "_Shapes", text: "_Shapes") -> UNetConfig:
 
 def _depths(shapes: "_Shapes", block: str) -> list[int]:
     """The number of transformer layers in each of the numbered blocks."""
-    found: dict[int, set] = defaultdict(set)
+    layers: dict[int, set] = defaultdict(set)
     for name in shapes:
         if match := re.match(rf"{block}\.(\d{{1,4}})\.(?:1\.)?(?:transformer_blocks\.(\d+)\.)?", name):
-            found[int(match[1])] |= {match[2]} - {None}
-    return [len(found[number]) for number in sorted(found)]
+            layers[int(match[1])] |= {match[2]} - {None}
+    return [len(layers[number]) for number in sorted(layers)]
 
 
 def _vae(shapes: "_Shapes") -> VAEConfig:

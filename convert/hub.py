@@ -27,8 +27,8 @@ def is_hub_id(source: str) -> bool:
 def fetch(repo: str, revision: str | None, dtype: str) -> tuple[Path, str]:
     """A diffusers folder from the hub, in its cache, and the commit that it is of.
 
-    What was loaded before is not loaded again, and what was cut off goes on. For a `dtype` of 16 bits
-    the files of 16 bits are taken where there are such.
+    Files in the cache are not loaded again, and a download that was cut off goes on. For a `dtype` of
+    16 bits, files of 16 bits are preferred.
     """
     files, commit = _listing(repo, revision)
     wanted = [name for name in CONFIGS + WORDS if name in files]
@@ -55,7 +55,7 @@ def fetch_tokenizers(repo: str) -> Path:
 def _listing(repo: str, revision: str | None) -> tuple[set[str], str]:
     import huggingface_hub
 
-    with _said(repo, revision):
+    with _hub_errors(repo, revision):
         about = huggingface_hub.HfApi().model_info(repo, revision=revision)
     return {sibling.rfilename for sibling in about.siblings or ()}, about.sha
 
@@ -63,21 +63,22 @@ def _listing(repo: str, revision: str | None) -> tuple[set[str], str]:
 def _download(repo: str, commit: str, names: list[str]) -> Path:
     import huggingface_hub
 
-    with _said(repo, commit):
+    with _hub_errors(repo, commit):
         return Path(huggingface_hub.snapshot_download(repo, revision=commit, allow_patterns=names))
 
 
 @contextmanager
-def _said(repo: str, revision: str | None) -> Iterator[None]:
-    """Tell in one sentence what the hub's library tells in many."""
+def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
+    """Turn the hub library's errors into HubErrors of one sentence."""
     from huggingface_hub import errors
 
     place = f"the hub's {repo!r}"
     try:
         yield
     except errors.GatedRepoError as error:
-        said = f"{place} is gated: accept its terms on its page, log in with hf auth login, and try again"
-        raise HubError(said) from error
+        raise HubError(
+            f"{place} is gated: accept its terms on its page, log in with hf auth login, and try again"
+        ) from error
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{place} has no revision {revision!r}") from error
     except errors.RepositoryNotFoundError as error:
@@ -88,5 +89,6 @@ def _said(repo: str, revision: str | None) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        said = f"{place} can't be fetched ({reason}): try again, or give a folder or a file that is on this machine"
-        raise HubError(said) from error
+        raise HubError(
+            f"{place} can't be fetched ({reason}): try again, or give a folder or a file that is on this machine"
+        ) from error

@@ -43,7 +43,7 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """What a persistent id says of the numbers behind tensors."""
+    """The numbers behind tensors, as a persistent id describes them."""
 
     dtype: np.dtype
     key: str
@@ -59,18 +59,20 @@ class Tensor:
 
 
 class Inert:
-    """Something beside the weights that is not looked at: a callback's state, a number of NumPy's."""
+    """Something other than weights, which is ignored: a callback's state, a number of NumPy's."""
 
 
 def _naturals(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) <= 8 and all(type(n) is int and 0 <= n < 1 << 48 for n in value)
 
 
-def _storage(said: Any) -> Storage:
+def _storage(description: Any) -> Storage:
     """From a persistent id: ("storage", its type, its key, where it was, its length)."""
-    if not (isinstance(said, tuple) and len(said) == 5 and said[0] == "storage" and isinstance(said[1], Name)):
+    if not (isinstance(description, tuple) and len(description) == 5):
         raise ValueError("it refers to something that is no storage of numbers")
-    _, kind, key, _, count = said
+    storage, kind, key, _, count = description
+    if storage != "storage" or not isinstance(kind, Name):
+        raise ValueError("it refers to something that is no storage of numbers")
     if kind.module not in ("torch", "torch.storage") or kind.name not in STORAGES:
         raise ValueError(f"numbers of {kind} can't be read: only {', '.join(STORAGES)}")
     if not (isinstance(key, str) and re.fullmatch(r"[0-9]{1,9}", key) and _naturals((count,))):
@@ -78,23 +80,23 @@ def _storage(said: Any) -> Storage:
     return Storage(np.dtype(STORAGES[kind.name]), key, count)
 
 
-def _tensor(*said: Any) -> Tensor:
-    if len(said) < 4 or not isinstance(said[0], Storage) or not _naturals(said[1:2]):
+def _tensor(*arguments: Any) -> Tensor:
+    if len(arguments) < 4 or not isinstance(arguments[0], Storage) or not _naturals(arguments[1:2]):
         raise ValueError("it describes a tensor that can't be")
-    storage, offset, shape, strides = said[:4]
+    storage, offset, shape, strides = arguments[:4]
     if not _naturals(shape) or not _naturals(strides) or len(shape) != len(strides):
         raise ValueError("it describes a tensor whose shape can't be")
     return Tensor(storage, offset, shape, strides)
 
 
-def _parameter(*said: Any) -> Tensor:
-    if not said or not isinstance(said[0], Tensor):
+def _parameter(*arguments: Any) -> Tensor:
+    if not arguments or not isinstance(arguments[0], Tensor):
         raise ValueError("it describes a parameter that is no tensor")
-    return said[0]
+    return arguments[0]
 
 
-def _ordered(*said: Any) -> dict:
-    if said not in ((), ([],)):
+def _ordered(*arguments: Any) -> dict:
+    if arguments not in ((), ([],)):
         raise ValueError("it describes an OrderedDict of another kind")
     return {}
 
@@ -104,12 +106,12 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "collections.OrderedDict": _ordered,
-    "numpy.dtype": lambda *said: Inert(),
-    "numpy.core.multiarray.scalar": lambda *said: Inert(),
-    "numpy._core.multiarray.scalar": lambda *said: Inert(),
-    "_codecs.encode": lambda *said: Inert(),
+    "numpy.dtype": lambda *arguments: Inert(),
+    "numpy.core.multiarray.scalar": lambda *arguments: Inert(),
+    "numpy._core.multiarray.scalar": lambda *arguments: Inert(),
+    "_codecs.encode": lambda *arguments: Inert(),
 }
-# Harmless to name: the classes of what lies beside the weights, as keys or types.
+# Harmless to name: classes of what is no weights, as keys or types.
 NAMES = re.compile(r"(torch(\.storage)?\.\w+Storage|pytorch_lightning\.[\w.]+)")
 
 
@@ -174,33 +176,33 @@ class _Machine:
             )
 
     def set_items(self, items: list[Any]) -> None:
-        held = self.top(dict | Inert)
+        table = self.top(dict | Inert)
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | int | Name):
                 raise ValueError("its pickle has a table whose keys are no names")
-            if isinstance(held, dict):
-                if key in held:
+            if isinstance(table, dict):
+                if key in table:
                     raise ValueError(f"{str(key)[:200]!r} is in its table twice")
-                held[key] = value
+                table[key] = value
 
     def name(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise ValueError("its pickle imports what has no name")
-        found = Name(module, name)
-        if str(found) not in CALLS and not NAMES.fullmatch(str(found)):
-            raise ValueError(f"it asks for {found}, which no weights need: do not trust this file")
-        self.stack.append(found)
+        wanted = Name(module, name)
+        if str(wanted) not in CALLS and not NAMES.fullmatch(str(wanted)):
+            raise ValueError(f"it asks for {wanted}, which no weights need: do not trust this file")
+        self.stack.append(wanted)
 
     def call(self) -> None:
-        said, called = self.pop(), self.pop()
-        if not isinstance(called, Name) or str(called) not in CALLS or not isinstance(said, tuple):
+        arguments, called = self.pop(), self.pop()
+        if not isinstance(called, Name) or str(called) not in CALLS or not isinstance(arguments, tuple):
             raise ValueError(f"it calls {str(called)[:200] if isinstance(called, Name) else 'something unnamed'}, "
                              "which no weights need: do not trust this file")  # fmt: skip
-        self.stack.append(CALLS[str(called)](*said))
+        self.stack.append(CALLS[str(called)](*arguments))
 
     def build(self) -> None:
         self.pop()
-        self.top(dict | Inert | Tensor)  # the attributes of what lies beside the weights are not looked at
+        self.top(dict | Inert | Tensor)  # the attributes of what is no weights are ignored
 
 
 _PUSH: dict[str, Callable[[Any], Any]] = {

@@ -12,14 +12,13 @@ import numpy as np
 from convert.ckpt import MAGICS, read_ckpt
 from convert.weights import Slot, Tensors
 from ssd1b_jax.checkpoints.safetensors import read_safetensors
-from ssd1b_jax.checkpoints.sgm import sgm_names
-from ssd1b_jax.checkpoints.tensor_names import table
+from ssd1b_jax.checkpoints.tensor_names import sgm_names, table
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.files import foreign
 
-# What such files hold beside the weights: the schedule, averages kept while training, buffers, a scale of CLIP's loss.
-_BESIDE = re.compile(
+# No weights: the schedule, averages kept while training, buffers, the scale of CLIP's loss.
+_NO_WEIGHTS = re.compile(
     r"model_ema\..*|denoiser\.sigmas|v_pred|scale_factor|logvar|lvlb_weights|betas|alphas_cumprod(_prev)?"
     r"|sqrt_(one_minus_|recip_|recipm1_)?alphas_cumprod|log_one_minus_alphas_cumprod"
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])"
@@ -30,34 +29,34 @@ _QKV = ("q", "k", "v")
 
 
 def read_single_file(path: Path) -> list[tuple[str, np.ndarray]]:
-    """Names and mapped tensors of a safetensors file or a .ckpt, told by its content; what are no weights too."""
+    """Names and mapped tensors of a safetensors file or a .ckpt, as its content shows. Some are no weights."""
     with open(path, "rb") as file:
         head = file.read(512)
-    if said := foreign(head):
-        raise WeightsError(f"{path} is {said}")
+    if kind := foreign(head):
+        raise WeightsError(f"{path} is {kind}")
     is_ckpt = head.startswith(MAGICS) and head[8:9] != b"{"  # where a safetensors header starts
     return read_ckpt(path) if is_ckpt else read_safetensors(path)
 
 
 def weights(tensors: Tensors) -> list[tuple[str, np.ndarray]]:
-    """Without what lies beside the weights."""
-    return [(name, tensor) for name, tensor in tensors if not _BESIDE.fullmatch(name)]
+    """The tensors that are weights."""
+    return [(name, tensor) for name, tensor in tensors if not _NO_WEIGHTS.fullmatch(name)]
 
 
 def slots(config: ModelConfig) -> dict[str, Slot]:
     """The tensors of a single file of that model, and the parameters in each."""
-    found: dict[str, Slot] = {}
+    slots: dict[str, Slot] = {}
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         names = sgm_names(part, config)
         for name, entry in table(part, config).items():
             take, shape = _layout(part, name, entry.shape)
-            slot = found.setdefault(names[name], Slot(shape, {}))
+            slot = slots.setdefault(names[name], Slot(shape, {}))
             slot.views[part, *entry.path] = lambda tensor, take=take, axes=entry.axes: take(tensor).transpose(axes)
-    return found
+    return slots
 
 
 def _layout(part: str, name: str, shape: tuple[int, ...]):
-    """How to take diffusers' tensor of that shape out of the file's, and the shape of that."""
+    """A function from the file's tensor to diffusers' tensor of that shape, and the shape of the file's."""
     third = _fused(part, name)
     if third is not None:
         rows = shape[0]
@@ -70,6 +69,6 @@ def _layout(part: str, name: str, shape: tuple[int, ...]):
 
 
 def _fused(part: str, name: str) -> int | None:
-    """Which third of OpenCLIP's fused tensor that is, if it is in one."""
-    found = re.search(r"\.self_attn\.([qkv])_proj\.", name) if part == "text_encoder_2" else None
-    return _QKV.index(found[1]) if found else None
+    """The third of OpenCLIP's fused tensor that this is: 0, 1, 2, or None for a tensor of its own."""
+    match = re.search(r"\.self_attn\.([qkv])_proj\.", name) if part == "text_encoder_2" else None
+    return _QKV.index(match[1]) if match else None

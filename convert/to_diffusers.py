@@ -10,24 +10,23 @@ import numpy as np
 from convert.diffusers_folder import STEMS
 from convert.weights import is_finite
 from ssd1b_jax.checkpoints import orbax
-from ssd1b_jax.checkpoints.diffusers_config import to_released
+from ssd1b_jax.checkpoints.diffusers_config import to_diffusers_configs
 from ssd1b_jax.checkpoints.folders import check_free, whole_folder
 from ssd1b_jax.checkpoints.model_folder import (
     TOKENIZERS,
-    Advance,
     Manifest,
     abstract_params,
     check_dtype,
-    unwatched,
     verify,
 )
+from ssd1b_jax.checkpoints.progress import OnProgress, no_progress
 from ssd1b_jax.checkpoints.safetensors import write_safetensors
 from ssd1b_jax.checkpoints.tensor_names import Entry, table
 from ssd1b_jax.errors import ModelError, WeightsError
 
 
 def to_diffusers(
-    model: str | Path, target: str | Path, dtype: str | None = None, advance: Advance = unwatched
+    model: str | Path, target: str | Path, dtype: str | None = None, on_progress: OnProgress = no_progress
 ) -> Manifest:
     """Verify a model folder and write what diffusers loads, in `dtype`, by default the one that it is stored in.
 
@@ -37,14 +36,14 @@ def to_diffusers(
     target, dtype = Path(target).absolute(), dtype or manifest.dtype
     check_dtype(dtype)
     check_free(target, ModelError)
-    configs = to_released(manifest.config)
+    configs = to_diffusers_configs(manifest.config)
     with whole_folder(target) as folder:
         for part, stem in STEMS.items():
             (folder / part).mkdir()
             entries = table(part, manifest.config)
             shapes = {name: (entry.shape, np.dtype(dtype)) for name, entry in entries.items()}
             write_safetensors(
-                folder / part / f"{stem}.safetensors", shapes, _tensors(manifest, part, entries, dtype, advance)
+                folder / part / f"{stem}.safetensors", shapes, _tensors(manifest, part, entries, dtype, on_progress)
             )
         for path, data in configs.items():
             (folder / path).parent.mkdir(exist_ok=True)
@@ -57,7 +56,7 @@ def to_diffusers(
 
 
 def _tensors(
-    manifest: Manifest, part: str, entries: dict[str, Entry], dtype: str, advance: Advance
+    manifest: Manifest, part: str, entries: dict[str, Entry], dtype: str, on_progress: OnProgress
 ) -> Iterator[tuple[str, np.ndarray]]:
     names = {entry.path: name for name, entry in entries.items()}
     shapes = abstract_params(manifest.config, manifest.dtype)[part]
@@ -67,5 +66,5 @@ def _tensors(
             tensor = np.ascontiguousarray(leaf.transpose(np.argsort(entries[name].axes)).astype(dtype))
         if dtype != manifest.dtype and not is_finite(tensor, dtype):
             raise WeightsError(f"{part} {name} has numbers too large for {dtype}: choose bfloat16 or float32")
-        advance("writing", tensor.nbytes)
+        on_progress("writing", tensor.nbytes)
         yield name, tensor

@@ -7,7 +7,8 @@ from convert.diffusers_folder import STEMS, read_licence, read_part
 from convert.weights import fill, to_flax
 from ssd1b_jax.checkpoints.diffusers_config import read_config
 from ssd1b_jax.checkpoints.folders import check_free
-from ssd1b_jax.checkpoints.model_folder import Advance, Manifest, check_dtype, save_model, unwatched
+from ssd1b_jax.checkpoints.model_folder import Manifest, check_dtype, save_model
+from ssd1b_jax.checkpoints.progress import OnProgress, no_progress
 from ssd1b_jax.errors import HubError, ModelError, WeightsError
 
 
@@ -18,7 +19,7 @@ def convert(
     *,
     revision: str | None = None,
     tokenizers: Path | None = None,
-    advance: Advance = unwatched,
+    on_progress: OnProgress = no_progress,
 ) -> Manifest:
     """Write a model folder at `target` from a diffusers folder, a hub id or a single file.
 
@@ -29,7 +30,7 @@ def convert(
     check_free(target, ModelError)
     if revision is not None and path.exists():
         raise WeightsError(f"--revision is of a hub id, and {path} is on this machine: leave it out")
-    about = dict(dtype=dtype, advance=advance, source=path.resolve().name)
+    about = dict(dtype=dtype, on_progress=on_progress, source=path.resolve().name)
     if path.is_file():
         return _convert_file(path, target, tokenizers, about)
     if not path.is_dir():
@@ -43,7 +44,7 @@ def convert(
     parts = {part: read_part(path, part, dtype) for part in STEMS}
     vocabularies.check(tokenizers or path, config)
     try:
-        params = to_flax(config, parts, dtype, advance)
+        params = to_flax(config, parts, dtype, on_progress)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     return save_model(target, config, params, tokenizers=tokenizers or path, licence=read_licence(path), **about)
@@ -62,7 +63,7 @@ def _convert_file(path: Path, target: Path, tokenizers: Path | None, about: dict
             tokenizers = hub.fetch_tokenizers(known.hub)
         vocabularies.check(tokenizers, config)
         slots = single_file.slots(config)
-        params = fill(slots, single_file.weights(tensors), config, about["dtype"], about["advance"])
+        params = fill(slots, single_file.weights(tensors), config, about["dtype"], about["on_progress"])
     except HubError as error:
         raise WeightsError(f"{path} has no tokenizers, and {error}; or give --tokenizers FOLDER") from None
     except WeightsError as error:

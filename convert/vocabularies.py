@@ -1,4 +1,4 @@
-"""Tokenizer folders, looked through before they are copied: they must parse and fit the text encoders."""
+"""Tokenizer folders, checked before they are copied: they must parse and fit the text encoders."""
 
 import json
 from pathlib import Path
@@ -54,8 +54,8 @@ def _check_file(path: Path) -> None:
         data = file.read(LIMIT + 1)
     if len(data) > LIMIT:
         raise FileError(f"{path} is larger than {LIMIT} bytes: not what belongs there")
-    if said := foreign(data[:512]):
-        raise FileError(f"{path} is {said}")
+    if kind := foreign(data[:512]):
+        raise FileError(f"{path} is {kind}")
     try:
         lines = data.decode().splitlines()
     except UnicodeDecodeError as error:

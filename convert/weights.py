@@ -1,4 +1,4 @@
-"""A checkpoint's tensors to parameters, strictly by the table of `ssd1b_jax.names`.
+"""A checkpoint's tensors to parameters, strictly by the table of `checkpoints.tensor_names`.
 
 Nothing is copied: parameters are views, in our layout, of tensors that are mapped from
 disk. `save_model` casts and writes them a few at a time.
@@ -11,8 +11,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ssd1b_jax.checkpoints.model_folder import Advance, unwatched
-from ssd1b_jax.checkpoints.safetensors import release, summary
+from ssd1b_jax.checkpoints.memory import release_pages
+from ssd1b_jax.checkpoints.progress import OnProgress, no_progress
+from ssd1b_jax.checkpoints.safetensors import summary
 from ssd1b_jax.checkpoints.tensor_names import keys, rename, table
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import WeightsError
@@ -38,7 +39,7 @@ class Slot(NamedTuple):
 
 
 def fill(
-    slots: Mapping[str, Slot], tensors: Tensors, config: ModelConfig, dtype: str, advance: Advance = unwatched
+    slots: Mapping[str, Slot], tensors: Tensors, config: ModelConfig, dtype: str, on_progress: OnProgress = no_progress
 ) -> dict[str, dict]:
     """Parameters of the parts that `slots` cover, from tensors that are named as the slots are.
 
@@ -46,20 +47,20 @@ def fill(
     mis-shaped, or not finite in `dtype`.
     """
     tensors = list(tensors)
-    faults = list(_faults(slots, tensors, dtype, advance))
+    faults = list(_faults(slots, tensors, dtype, on_progress))
     if faults:
         raise WeightsError(summary(faults))
-    held = {path: view(tensor) for name, tensor in tensors for path, view in slots[name].views.items()}
+    params = {path: view(tensor) for name, tensor in tensors for path, view in slots[name].views.items()}
     return {
         part: jax.tree_util.tree_map_with_path(
-            lambda path, leaf, part=part: held[part, *keys(path)], abstract(part, config)[1]
+            lambda path, leaf, part=part: params[part, *keys(path)], abstract(part, config)[1]
         )
-        for part in dict.fromkeys(path[0] for path in held)
+        for part in dict.fromkeys(path[0] for path in params)
     }
 
 
 def to_flax(
-    config: ModelConfig, parts: Mapping[str, Tensors], dtype: str = "float32", advance: Advance = unwatched
+    config: ModelConfig, parts: Mapping[str, Tensors], dtype: str = "float32", on_progress: OnProgress = no_progress
 ) -> dict[str, dict]:
     """Parameters of each part from its tensors under diffusers' names: views of them, not yet in `dtype`.
 
@@ -73,7 +74,7 @@ def to_flax(
         for name, entry in table(part, config).items()
     }
     tensors = ((f"{part} {name}", tensor) for part, named in parts.items() for name, tensor in _weights(named))
-    return fill(slots, tensors, config, dtype, advance)
+    return fill(slots, tensors, config, dtype, on_progress)
 
 
 def is_finite(tensor: np.ndarray, dtype: str) -> bool:
@@ -91,7 +92,7 @@ def _weights(tensors: Tensors) -> list[tuple[str, np.ndarray]]:
 
 
 def _faults(
-    slots: Mapping[str, Slot], tensors: list[tuple[str, np.ndarray]], dtype: str, advance: Advance
+    slots: Mapping[str, Slot], tensors: list[tuple[str, np.ndarray]], dtype: str, on_progress: OnProgress
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with which tensor."""
     counts = Counter(name for name, _ in tensors)
@@ -107,5 +108,5 @@ def _faults(
             yield "mis-shaped", f"{name} is {tensor.shape}, not {slots[name].shape}"
         if not is_finite(tensor, dtype):
             yield f"not finite in {dtype}", name
-        release(tensor)
-        advance("checking", tensor.nbytes)
+        release_pages(tensor)
+        on_progress("checking", tensor.nbytes)

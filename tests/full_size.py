@@ -38,7 +38,7 @@ STEMS = dict(
 
 def make(folder: Path, model: config.ModelConfig, dtype: type = np.float16) -> None:
     """A diffusers folder of random weights, the same at every call."""
-    for path, data in diffusers_config.to_released(model).items():
+    for path, data in diffusers_config.to_diffusers_configs(model).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(json.dumps(data))
     rng = np.random.default_rng(0)

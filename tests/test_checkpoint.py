@@ -155,7 +155,7 @@ def test_a_model_in_many_pieces_is_the_same(saved, tmp_path, tokenizers, monkeyp
     told = []
     save_model(
         tmp_path / "model", TINY, random_params(TINY), tokenizers=tokenizers, dtype="float16", source="here",
-        advance=lambda stage, count: told.append((stage, count)),
+        on_progress=lambda stage, count: told.append((stage, count)),
     )  # fmt: skip
     jax.tree.map(np.testing.assert_array_equal, load_model(tmp_path / "model").params, load_model(saved).params)
     size = sum(2 * leaf.size for leaf in jax.tree.leaves(abstract_params(TINY)))
@@ -218,7 +218,7 @@ def advance(stage, count):
 
 model = smallest_config()
 params = random_params(model)
-about = dict(dtype="float16", source="", advance=advance)
+about = dict(dtype="float16", source="", on_progress=advance)
 orbax.BATCH = 2000
 print("begun", flush=True)
 model_folder.save_model(sys.argv[1], model, params, tokenizers=sys.argv[2], **about)

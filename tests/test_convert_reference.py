@@ -20,8 +20,7 @@ from convert.to_model import convert
 from ssd1b_jax import config as presets
 from ssd1b_jax.checkpoints.model_folder import EMBEDDED, load_model
 from ssd1b_jax.checkpoints.safetensors import read_safetensors
-from ssd1b_jax.checkpoints.sgm import PREFIXES, sgm_names
-from ssd1b_jax.checkpoints.tensor_names import table
+from ssd1b_jax.checkpoints.tensor_names import PREFIXES, sgm_names, table
 
 CONFIG = checkpoints.small_config()
 

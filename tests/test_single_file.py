@@ -17,8 +17,8 @@ from convert.single_file import read_single_file, slots, weights
 from convert.to_model import convert
 from convert.weights import fill
 from ssd1b_jax import config as presets
+from ssd1b_jax.checkpoints.memory import release_pages
 from ssd1b_jax.checkpoints.model_folder import load_model
-from ssd1b_jax.checkpoints.safetensors import release
 from ssd1b_jax.checkpoints.tensor_names import table
 from ssd1b_jax.errors import WeightsError
 
@@ -219,7 +219,7 @@ def test_memory_of_a_mapped_file_is_given_back(tmp_path, write):
     before = resident()
     assert tensor.sum() == 1 << 24
     assert resident() - before > 60e6
-    release(tensor[5:].T)
+    release_pages(tensor[5:].T)
     assert resident() - before < 4e6
     assert tensor[7, 7] == 1
 

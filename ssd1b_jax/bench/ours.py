@@ -15,7 +15,8 @@ from flax import nnx
 from ssd1b_jax import models
 from ssd1b_jax.bench.contenders import Prepared, started
 from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, TOGETHER, Task
-from ssd1b_jax.checkpoints.model_folder import Manifest, Model, give_back, load_model, read_manifest, save_model
+from ssd1b_jax.checkpoints.memory import trim_heap
+from ssd1b_jax.checkpoints.model_folder import Manifest, Model, load_model, read_manifest, save_model
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.pipeline import Pipeline
 from ssd1b_jax.request import Request
@@ -53,7 +54,7 @@ def _network(part: str, task: Task, method: str, *arguments) -> Prepared:
     graphdef, _ = models.abstract(part, task.config, platform=PLATFORM)
     params = random_params(part, task, PLATFORM)
     compiled = jax.jit(partial(call, graphdef)).lower(params, *arguments).compile()
-    give_back()  # what compiling took
+    trim_heap()  # what compiling took
     return Prepared(lambda: jax.block_until_ready(compiled(params, *arguments)), flops)
 
 

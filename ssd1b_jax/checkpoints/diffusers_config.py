@@ -67,7 +67,7 @@ def read_config(folder: str | Path) -> ModelConfig:
         raise ConfigError(f"{folder}: {error}") from None
 
 
-def to_released(config: ModelConfig) -> dict[str, dict[str, Any]]:
+def to_diffusers_configs(config: ModelConfig) -> dict[str, dict[str, Any]]:
     """The inverse of `read_config`: the JSON files of a diffusers folder, by their paths in it.
 
     `defaults` have no place there but the size. Raises ConfigError for a UNet that diffusers can't express.

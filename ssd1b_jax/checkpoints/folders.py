@@ -15,7 +15,7 @@ FULL_DISK = f"os_error_code='{errno.ENOSPC}'"  # in the ValueError that tensorst
 
 
 def check_free(folder: Path, kind: type[ValueError]) -> None:
-    """Raise `kind` where no folder can be made: something is there, and not an empty folder."""
+    """Raise `kind` where anything but an empty folder is in the way."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise kind(f"{folder} exists and is not an empty folder: choose another target or remove it")
 
@@ -24,9 +24,9 @@ def check_free(folder: Path, kind: type[ValueError]) -> None:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill, which is synced and renamed to `folder` at the end.
 
-    Nothing is left where that fails; what a killed process left is removed when the same folder is
-    made again. It is told from a folder that another process is filling by a lock. Raises SaveError
-    for what the disk refuses.
+    A failure leaves nothing. What a killed process leaves is removed when the same folder is written
+    again. A lock tells it from a folder that another process is filling.
+    Raises SaveError for what the disk refuses.
     """
     try:
         with _whole_folder(folder) as partial:
@@ -60,7 +60,7 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Those that can be opened and locked; another process may be removing them too."""
+    """Remove partial folders that no process has locked; another process may be removing them too."""
     import fcntl  # not on Windows, where models can be read but not written
 
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
@@ -70,8 +70,10 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _claim(folder: Path) -> tuple[Path, int]:
-    """A new folder beside, and a descriptor that locks it. Before it was locked it looked like a leftover: if
-    another process removed it as one, there is another."""
+    """A new folder next to `folder`, and a descriptor that locks it.
+
+    Until it is locked, it looks like a leftover. If another process removes it as one, the next is tried.
+    """
     import fcntl
 
     while True:

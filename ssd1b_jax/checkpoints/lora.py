@@ -1,8 +1,8 @@
 """LoRA files: low-rank changes of a model's weights (Hu et al., 2106.09685), by our own parameter paths.
 
 Files of diffusers, PEFT and kohya name the same layers in their own ways. All spellings of all layers
-are made from the networks, so a name in a file is looked up and never guessed at: what is not found
-does not fit the model. `adapters` puts to work what is read here.
+follow from the networks. So a name in a file is looked up, never guessed: an unknown name does not fit
+the model. `engine.adapters` merges what is read here.
 """
 
 import hashlib
@@ -19,15 +19,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ssd1b_jax.checkpoints.safetensors import read_with_metadata, summary
-from ssd1b_jax.checkpoints.sgm import PREFIXES, sgm_names
-from ssd1b_jax.checkpoints.tensor_names import table
+from ssd1b_jax.checkpoints.tensor_names import PREFIXES, sgm_names, table
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.files import read_json
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 KOHYA = {"unet": ("lora_unet",), "text_encoder": ("lora_te1", "lora_te"), "text_encoder_2": ("lora_te2",)}
-# What a folder's file is called by diffusers and by PEFT; the latter says its alphas in a file beside it.
+# The name of a folder's file in diffusers and in PEFT. PEFT keeps its alphas in adapter_config.json.
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 # How a tensor's name ends, and what it is to the layer whose name comes before.
 _DEFAULT = r"(?:\.default(?:_\d+)?)?"
@@ -52,7 +51,7 @@ _MOVING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class Layer(NamedTuple):
-    """A layer that a LoRA can change: its name in diffusers, and its kernel as `names.Entry` has it."""
+    """A layer that a LoRA can change: its name in diffusers, and its kernel as `tensor_names.Entry` has it."""
 
     part: str
     name: str
@@ -71,7 +70,7 @@ class Factor(NamedTuple):
 
 @dataclass(frozen=True)
 class Alphas:
-    """What a file says of a part's alphas in its metadata, in the fields of PEFT's LoraConfig."""
+    """A part's alphas, from the fields of PEFT's LoraConfig in a file's metadata."""
 
     default: float
     patterns: tuple[tuple[re.Pattern, float], ...]
@@ -79,14 +78,15 @@ class Alphas:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Alphas":
-        """ValueError for what changes more than a kernel by a product."""
+        """Read the fields. ValueError where they change more than a kernel by a product."""
         start = str(fields.get("init_lora_weights")).lower()
         if fields.get("use_dora") or fields.get("lora_bias") or start.startswith(_MOVING_STARTS):
             raise ValueError("DoRA, biases and starts that move the model's own weights are not read")
-        said, default = fields.get("alpha_pattern") or {}, float(fields["lora_alpha"])
-        if len(said) > MOST_PATTERNS:
-            raise ValueError(f"{len(said)} patterns are more than a model has layers")
-        patterns = tuple((_pattern(ending), float(alpha)) for ending, alpha in said.items())
+        default = float(fields["lora_alpha"])
+        alphas = fields.get("alpha_pattern") or {}
+        if len(alphas) > MOST_PATTERNS:
+            raise ValueError(f"{len(alphas)} patterns are more than a model has layers")
+        patterns = tuple((_pattern(ending), float(alpha)) for ending, alpha in alphas.items())
         if not all(map(math.isfinite, (default, *(alpha for _, alpha in patterns)))):
             raise ValueError("an alpha is not finite")
         return cls(default, patterns, bool(fields.get("use_rslora")))
@@ -98,11 +98,11 @@ class Alphas:
 
 
 def _pattern(ending: str) -> re.Pattern:
-    """What PEFT makes of a pattern: it matches a whole name, or what comes after one of its dots.
+    """PEFT's pattern: it matches a whole name, or the part of a name after one of its dots.
 
-    Of regular expressions only `.`, `.*`, an escaped dot and a leading `^` (whole names only) are read: others
-    can take for ever, and the file is a stranger's. Each `.*` but the last takes as little as it can and stays so,
-    which finds the same names.
+    Only `.`, `.*`, an escaped dot and a leading `^` (whole names only) are read. Other regular expressions
+    can take for ever, and the file is a stranger's. Each `.*` but the last takes as little as it can and
+    never more, which matches the same names.
     """
     if len(ending) > LONGEST_PATTERN or not _PATTERNS.fullmatch(ending):
         raise ValueError(f"the pattern {ending[:LONGEST_PATTERN]!r} is more than names, dots and '.*'")
@@ -195,8 +195,8 @@ def _by_layer(
 def _parse(name: str) -> tuple[str, str]:
     """A tensor's module and role, without what PEFT puts before every name; nothing for a name of no such form."""
     for role, ending in ROLES.items():
-        if found := ending.fullmatch(name):
-            return found[1].replace("base_model.model.", "", 1), role
+        if match := ending.fullmatch(name):
+            return match[1].replace("base_model.model.", "", 1), role
     return "", ""
 
 
@@ -244,10 +244,10 @@ def find(path: str | Path) -> Path:
     """The safetensors file that `read` would read. Raises WeightsError."""
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in FILES if (path / name).is_file()]
-        if len(found) != 1:
+        files = [path / name for name in FILES if (path / name).is_file()]
+        if len(files) != 1:
             raise WeightsError(f"{path} must hold {' or '.join(FILES)}: give the LoRA's file")
-        path = found[0]
+        path = files[0]
     if not path.is_file():
         raise WeightsError(f"no LoRA at {str(path)!r}: give a safetensors file or the folder it is in")
     if path.suffix != ".safetensors":
@@ -255,17 +255,19 @@ def find(path: str | Path) -> Path:
     return path
 
 
-def _alphas(file: Path, said: str | None) -> dict[str, Alphas]:
-    """Of each part that the file says them of: diffusers within it, PEFT beside it."""
-    beside = file.with_name("adapter_config.json")
+def _alphas(file: Path, metadata: str | None) -> dict[str, Alphas]:
+    """The alphas of each part, from diffusers' metadata within the file or PEFT's adapter_config.json."""
+    config = file.with_name("adapter_config.json")
     try:
-        if not said and file.name == FILES[1] and beside.is_file():
-            stated = read_json(beside)
+        if not metadata and file.name == FILES[1] and config.is_file():
+            fields = read_json(config)
         else:
-            stated = json.loads(said) if said else {}
-        # What stands there without a part's name is the UNet's.
-        named = {part: {k[len(part) + 1 :]: v for k, v in stated.items() if k.startswith(f"{part}.")} for part in PARTS}
-        named["unet"] = named["unet"] or stated
+            fields = json.loads(metadata) if metadata else {}
+        named = {
+            part: {key.removeprefix(f"{part}."): value for key, value in fields.items() if key.startswith(f"{part}.")}
+            for part in PARTS
+        }
+        named["unet"] = named["unet"] or fields  # fields without a part's name are the UNet's
         alphas = {part: Alphas.of(fields) for part, fields in named.items() if "lora_alpha" in fields}
     except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise WeightsError(f"{file} says of itself what can't be used: {error}") from error

@@ -4,14 +4,12 @@ It holds `model.json`, a tree for each part, and both tokenizers, and appears wh
 `model.json` lists the size and sha256 of every file of its parts.
 """
 
-import ctypes
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,8 @@ import numpy as np
 
 from ssd1b_jax.checkpoints import orbax
 from ssd1b_jax.checkpoints.folders import check_free, whole_folder
-from ssd1b_jax.checkpoints.safetensors import release
+from ssd1b_jax.checkpoints.memory import release_pages, trim_heap
+from ssd1b_jax.checkpoints.progress import OnProgress, no_progress
 from ssd1b_jax.checkpoints.tensor_names import leaves
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import ConfigError, ModelError
@@ -34,19 +33,13 @@ TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 EMBEDDED = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji"}
 AGAIN = "copy or convert the model again"
-Advance = Callable[[str, int], None]  # told of work on weights: what, and how many more bytes of it are done
-
-
-def unwatched(stage: str, count: int) -> None:
-    """An Advance for work that no one watches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `model.json` says. `files` maps paths below `folder` to their size and sha256.
+    """The content of `model.json`. `files` maps paths below `folder` to their size and sha256.
 
-    `name` is what the model was asked for by, `sha256` that of all the rest: two folders that agree
-    in it are the same model.
+    `name` is the name or path that the model was asked for by. Folders of equal `sha256` are the same model.
     """
 
     name: str
@@ -62,7 +55,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A loaded model folder: a pure dict of arrays for each part, laid out for `platform` if there is one."""
+    """A loaded model folder: a pure dict of arrays for each part, prepacked for `platform` if there is one."""
 
     manifest: Manifest
     params: dict[str, dict]
@@ -92,7 +85,7 @@ def abstract_params(config: ModelConfig, dtype=jnp.float32) -> dict[str, dict]:
 
 
 def check_dtype(dtype: str, kind: type[ValueError] = ModelError) -> None:
-    """Raise `kind` for what weights are not stored or computed in."""
+    """Raise `kind` for a dtype that weights can't be stored or computed in."""
     if dtype not in DTYPES:
         raise kind(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
 
@@ -116,12 +109,12 @@ def save_model(
     source: str,
     revision: str | None = None,
     licence: str = "unknown",
-    advance: Advance = unwatched,
+    on_progress: OnProgress = no_progress,
 ) -> Manifest:
     """Write a model folder with its weights cast to `dtype`; `tokenizers` holds tokenizer/ and tokenizer_2/.
 
     Weights are cast and written a few at a time: arrays that are mapped from disk take little memory.
-    `advance` is told "writing" and "hashing". Raises ModelError where something is in the way, and
+    `on_progress` hears of "writing" and "hashing". Raises ModelError where something is in the way, and
     leaves nothing behind when it fails.
     """
     folder, tokenizers = Path(folder).absolute(), Path(tokenizers)
@@ -133,12 +126,12 @@ def save_model(
             for file in tokenizer_files(tokenizers / name):
                 shutil.copyfile(file, partial / name / file.name)
         for part in PARTS:
-            named = ((path, _cast(leaf, dtype, advance)) for path, leaf in leaves(params[part]))
+            named = ((path, _cast(leaf, dtype, on_progress)) for path, leaf in leaves(params[part]))
             orbax.save_leaves(partial / part, named)
         about = dict(format=FORMAT, source=source, revision=revision, licence=licence, dtype=dtype)
-        listed = {name: _fingerprint(partial / name, advance) for name in sorted(_part_files(partial))}
-        said = about | dict(config=config.to_dict(), files=listed)
-        manifest = json.dumps(said | dict(sha256=_digest(said)), indent=1)
+        listed = {name: _fingerprint(partial / name, on_progress) for name in sorted(_part_files(partial))}
+        content = about | dict(config=config.to_dict(), files=listed)
+        manifest = json.dumps(content | dict(sha256=_digest(content)), indent=1)
         (partial / "model.json").write_text(manifest + "\n", encoding="utf-8")
     return read_manifest(folder)
 
@@ -152,9 +145,9 @@ def load_model(
 ) -> Model:
     """Verify the model folder, or the embedded model of that name, and load its weights.
 
-    A Manifest is believed: it should be what `verify` returned. The weights are cast to `dtype`, one for all parts or
-    a mapping with one for each, by default the one they are stored in, placed by `sharding`, and laid
-    out for `platform` if one is given.
+    A Manifest is believed; it should come from `verify`. `dtype` is one for all parts or a mapping with one
+    for each; the default is the stored one. Weights are placed by `sharding`, and prepacked for `platform`
+    if one is given.
     """
     manifest = model if isinstance(model, Manifest) else verify(model)
     params = {}
@@ -164,16 +157,16 @@ def load_model(
         except ValueError as error:
             raise ModelError(f"{manifest.folder / part} does not hold what model.json describes: {AGAIN}") from error
         params[part] = lay_out(part, manifest.config, tree, platform, take=True)
-        give_back()
+        trim_heap()
     return Model(manifest=manifest, params=params, platform=platform)
 
 
 def verify(model: str | Path) -> Manifest:
     """Check every file of a model folder against its manifest; raises ModelError at the first that differs."""
     manifest = read_manifest(model)
-    found = _part_files(manifest.folder)
-    for name in sorted(found ^ manifest.files.keys()):
-        fault = "is not listed in model.json: remove it" if name in found else f"is missing: {AGAIN}"
+    present = _part_files(manifest.folder)
+    for name in sorted(present ^ manifest.files.keys()):
+        fault = "is not listed in model.json: remove it" if name in present else f"is missing: {AGAIN}"
         raise ModelError(f"{manifest.folder / name} {fault}")
 
     def check(name: str) -> None:
@@ -186,7 +179,7 @@ def verify(model: str | Path) -> Manifest:
 
 
 def read_manifest(model: str | Path) -> Manifest:
-    """What a model folder, or the embedded model of that name, says of itself; its weights are not looked at."""
+    """The manifest of a model folder, or of the embedded model of that name. Weights are not read."""
     folder = EMBEDDED.get(str(model), Path(model)).absolute()
     path = folder / "model.json"
     if not path.exists():
@@ -215,33 +208,27 @@ def read_manifest(model: str | Path) -> Manifest:
     return Manifest(name=str(model), folder=folder, config=config, files=files, sha256=data["sha256"], **about)
 
 
-def give_back() -> None:
-    """Return freed memory to the system, where the C library can: it keeps half a gigabyte after a UNet."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _cast(leaf, dtype: str, advance: Advance) -> np.ndarray:
-    made = np.array(leaf, dtype, order="C")  # a copy, also where the dtype is the same: mapped memory is given back
+def _cast(leaf, dtype: str, on_progress: OnProgress) -> np.ndarray:
+    copy = np.array(leaf, dtype, order="C")  # also where the dtype is the same: mapped pages are released
     if isinstance(leaf, np.ndarray):
-        release(leaf)
-    advance("writing", made.nbytes)
-    return made
+        release_pages(leaf)
+    on_progress("writing", copy.nbytes)
+    return copy
 
 
 def _part_files(folder: Path) -> set[str]:
-    """Files below the parts' folders; what else lies beside `model.json`, such as a model card, is free."""
+    """Files below the parts' folders. Other files, such as a model card, are nobody's concern."""
     files = (path for name in (*PARTS, *TOKENIZERS) for path in (folder / name).rglob("*") if not path.is_dir())
     return {path.relative_to(folder).as_posix() for path in files}
 
 
-def _fingerprint(path: Path, advance: Advance = unwatched) -> dict[str, Any]:
+def _fingerprint(path: Path, on_progress: OnProgress = no_progress) -> dict[str, Any]:
     with open(path, "rb") as file:
         size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
-    advance("hashing", size)
+    on_progress("hashing", size)
     return dict(size=size, sha256=digest)
 
 
-def _digest(said: Mapping[str, Any]) -> str:
-    """Of what a manifest says: sha256 of it as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+def _digest(content: Mapping[str, Any]) -> str:
+    """The sha256 of a manifest's content as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,7 @@ def save(path: str | Path, tree) -> None:
 
 
 def save_leaves(path: str | Path, named: Iterable[tuple[tuple[str | int, ...], np.ndarray]]) -> None:
-    """Save what `save` would of a dict whose leaves come one by one, with no more than `BATCH` of them held."""
+    """Save a dict whose leaves come one by one, as `save` would, with at most `BATCH` bytes of them in memory."""
     path, batch, size, begun = Path(path).absolute(), {}, 0, False
     with _saving():
         for place, leaf in named:
@@ -42,7 +42,7 @@ def save_leaves(path: str | Path, named: Iterable[tuple[tuple[str | int, ...], n
 
 
 def load(path: str | Path, shapes, sharding: jax.sharding.Sharding | None = None, stored=jnp.float32):
-    """Load what `save` wrote, cast to the dtypes of `shapes`. Missing, extra and mis-shaped leaves are errors.
+    """Load a saved tree, cast to the dtypes of `shapes`. Missing, extra and mis-shaped leaves are errors.
 
     Leaves must be stored in a dtype no wider than `stored`, or than that of `shapes`.
     """
@@ -51,7 +51,7 @@ def load(path: str | Path, shapes, sharding: jax.sharding.Sharding | None = None
 
 
 def load_part(path: str | Path, key: str, shapes):
-    """Load one top-level entry of what `save` wrote, and nothing of the others."""
+    """Load one top-level entry of a saved tree, and nothing of the others."""
     path = Path(path).absolute()
     skipped = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, ocp.metadata(path).metadata)
     with _few_at_once(shapes):
@@ -59,7 +59,7 @@ def load_part(path: str | Path, key: str, shapes):
 
 
 def read_leaves(path: str | Path, shapes) -> Iterator[tuple[tuple[str | int, ...], np.ndarray]]:
-    """The leaves of what `save` wrote, with their paths, read back with no more than `BATCH` of them held."""
+    """The leaves of what `save` wrote, with their paths, with at most `BATCH` bytes of them in memory."""
     path, batch, size = Path(path).absolute(), set(), 0
     wanted = leaves(shapes)
     for i, (place, leaf) in enumerate(wanted):
@@ -77,7 +77,7 @@ def read_leaves(path: str | Path, shapes) -> Iterator[tuple[tuple[str | int, ...
 
 
 def _few_at_once(shapes, stored=jnp.float32) -> ocp.Context:
-    """Reads as little at a time as the largest leaf allows, so that the host needs little more than the device."""
+    """Read as little at a time as the largest leaf allows, so that the host needs little more than the device."""
     widths = (leaf.size * max(leaf.dtype.itemsize, jnp.dtype(stored).itemsize) for leaf in jax.tree.leaves(shapes))
     context = ocp.Context()
     context.memory.read_concurrent_bytes = max(LEAST_READ, 1 + max(widths, default=0))

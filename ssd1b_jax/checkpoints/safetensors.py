@@ -6,7 +6,6 @@ wants all tensors in memory at once.
 
 import json
 import math
-import mmap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def read_safetensors(path: Path) -> list[tuple[str, np.ndarray]]:
 
 
 def summary(faults: list[tuple[str, str]], claim: str = "the weights do not fit the config", shown: int = 10) -> str:
-    """One sentence of all faults, pairs of a kind and a name: how many of each kind, and the first of them."""
+    """One sentence on all faults, which are pairs of a kind and a name: the count of each kind, and the first names."""
     groups: dict[str, list[str]] = {}
     for kind, name in faults:
         groups.setdefault(kind, []).append(name if len(name) <= 200 else f"{name[:200]}…")
@@ -51,11 +50,11 @@ def summary(faults: list[tuple[str, str]], claim: str = "the weights do not fit 
 
 
 def read_with_metadata(path: Path) -> tuple[list[tuple[str, np.ndarray]], dict[str, str]]:
-    """What `read_safetensors` reads, and what the file says of itself beside its tensors."""
+    """The tensors as `read_safetensors` reads them, and the metadata in the header."""
     data = map_file(path)
     try:
-        if said := foreign(data[:512].tobytes()):
-            raise ValueError(f"it is {said}")
+        if kind := foreign(data[:512].tobytes()):
+            raise ValueError(f"it is {kind}")
         start = 8 + int.from_bytes(data[:8].tobytes(), "little")
         if not 8 < start <= len(data):
             raise ValueError(f"its header is said to have {start - 8} bytes, the file has {len(data)}")
@@ -67,15 +66,10 @@ def read_with_metadata(path: Path) -> tuple[list[tuple[str, np.ndarray]], dict[s
         entries = json.loads(header, object_pairs_hook=_Pairs)
         if not isinstance(entries, _Pairs):
             raise ValueError("its header is no table of tensors")
-        found = [(name, _Entry(name, entry)) for name, entry in entries if name != "__metadata__"]
-        _check_layout({(entry.begin, entry.end, name) for name, entry in found}, len(data) - start)
-        tables = [said for name, said in entries if name == "__metadata__"]
-        metadata = {key: text for said in tables if isinstance(said, _Pairs) for key, text in said}
-        if not all(isinstance(said, _Pairs) for said in tables) or not all(
-            isinstance(t, str) for t in metadata.values()
-        ):
-            raise ValueError("its metadata are no table of texts")
-        return [(name, entry.view(data[start:])) for name, entry in found], metadata
+        tensors = [(name, _Entry(name, entry)) for name, entry in entries if name != "__metadata__"]
+        _check_layout({(entry.begin, entry.end, name) for name, entry in tensors}, len(data) - start)
+        metadata = _metadata([table for name, table in entries if name == "__metadata__"])
+        return [(name, entry.view(data[start:])) for name, entry in tensors], metadata
     except RecursionError:
         raise WeightsError(f"{path} is no whole safetensors file (its header is nested too deeply)") from None
     except ValueError as error:
@@ -85,7 +79,7 @@ def read_with_metadata(path: Path) -> tuple[list[tuple[str, np.ndarray]], dict[s
 def write_safetensors(
     path: Path, entries: Mapping[str, tuple[tuple[int, ...], np.dtype]], tensors: Iterable[tuple[str, np.ndarray]]
 ) -> None:
-    """Write a file whose names, shapes and dtypes are known before its tensors come, in any order, one by one."""
+    """Write a file of known names, shapes and dtypes, whose tensors come one by one, in any order."""
     header, sizes, offset = {"__metadata__": {"format": "pt"}}, {}, 0
     for name in sorted(entries, key=lambda name: (-np.dtype(entries[name][1]).itemsize, name)):
         shape, dtype = entries[name]
@@ -112,13 +106,14 @@ def map_file(path: Path) -> np.ndarray:
     return np.asarray(np.memmap(path, np.uint8, mode="r")) if path.stat().st_size else np.empty(0, np.uint8)
 
 
-def release(array: np.ndarray) -> None:
-    """Give back the memory that reading a mapped file's array took; what is read again comes from disk again."""
-    base = array
-    while base is not None and not isinstance(base, mmap.mmap):
-        base = getattr(base, "base", None)
-    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+def _metadata(tables: list) -> dict[str, str]:
+    """The texts of every metadata table; a file has one at most, and may repeat it."""
+    metadata = {}
+    for table in tables:
+        if not isinstance(table, _Pairs) or not all(isinstance(text, str) for _, text in table):
+            raise ValueError("its metadata are no table of texts")
+        metadata |= dict(table)
+    return metadata
 
 
 class _Pairs(list):
@@ -126,13 +121,13 @@ class _Pairs(list):
 
 
 class _Entry:
-    """What a header says of a tensor, checked."""
+    """A tensor's row in the header, checked."""
 
     def __init__(self, name: str, entry: object):
-        said = dict(entry) if isinstance(entry, _Pairs) else {}
-        if said.keys() != {"dtype", "shape", "data_offsets"} or len(said) < len(entry):
+        fields = dict(entry) if isinstance(entry, _Pairs) else {}
+        if fields.keys() != {"dtype", "shape", "data_offsets"} or len(fields) < len(entry):
             raise ValueError(f"{name[:200]!r} must have one dtype, shape and data_offsets")
-        self.code, self.shape, offsets = said["dtype"], said["shape"], said["data_offsets"]
+        self.code, self.shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
         if not isinstance(self.code, str) or self.code not in DTYPES:
             raise ValueError(f"dtype {str(self.code)[:80]} is not one of {', '.join(DTYPES)}")
         if not _naturals(self.shape) or not _naturals(offsets) or len(offsets) != 2 or len(self.shape) > 8:
@@ -153,7 +148,7 @@ def _naturals(value: object) -> bool:
 
 
 def _check_layout(spans: set[tuple[int, int, str]], size: int) -> None:
-    """Tensors must lie one behind another and fill the file."""
+    """Raise ValueError unless tensors follow one another and fill the file."""
     expected = 0
     for begin, end, name in sorted(spans):
         if begin != expected:

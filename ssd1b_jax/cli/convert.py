@@ -66,11 +66,11 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{arguments.target}: {kind}, {size / 1e9:.2f} GB in {dtype}, licence {manifest.licence}")
 
 
-def _convert(arguments: argparse.Namespace, advance):
+def _convert(arguments: argparse.Namespace, on_progress):
     source, target, dtype = arguments.source, arguments.target, arguments.dtype
     if arguments.to_diffusers:
-        return import_module("convert.to_diffusers").to_diffusers(source, target, dtype, advance)
-    options = dict(revision=arguments.revision, tokenizers=arguments.tokenizers, advance=advance)
+        return import_module("convert.to_diffusers").to_diffusers(source, target, dtype, on_progress)
+    options = dict(revision=arguments.revision, tokenizers=arguments.tokenizers, on_progress=on_progress)
     return import_module("convert.to_model").convert(source, target, dtype or "bfloat16", **options)
 
 

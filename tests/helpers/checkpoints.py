@@ -11,10 +11,9 @@ import numpy as np
 
 from convert.diffusers_folder import STEMS
 from helpers import tiny
-from ssd1b_jax.checkpoints.diffusers_config import to_released
+from ssd1b_jax.checkpoints.diffusers_config import to_diffusers_configs
 from ssd1b_jax.checkpoints.safetensors import write_safetensors
-from ssd1b_jax.checkpoints.sgm import sgm_names
-from ssd1b_jax.checkpoints.tensor_names import leaves
+from ssd1b_jax.checkpoints.tensor_names import leaves, sgm_names
 from ssd1b_jax.checkpoints.tensor_names import table as names
 from ssd1b_jax.config import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
 from ssd1b_jax.training import vocabulary
@@ -91,7 +90,7 @@ def save(path: Path, named: dict[str, np.ndarray]) -> Path:
 
 
 def diffusers_folder(folder: Path, config: ModelConfig, parts: dict[str, dict[str, np.ndarray]]) -> Path:
-    for path, data in to_released(config).items():
+    for path, data in to_diffusers_configs(config).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(json.dumps(data))
     for part, named in parts.items():
