@@ -202,7 +202,7 @@ class Pipeline:
             raise NonFiniteError("; ".join(failures) + ": try dtype float32 or bfloat16, or a lower guidance_scale")
 
     def _placed(self, model: Model) -> dict[str, dict]:
-        return self.devices.replicate(model.laid_out(self.devices.platform))
+        return self.devices.replicate(model.prepacked(self.devices.platform))
 
     def _plan(self, requests: Iterable[Request]) -> list[Job]:
         return [self._batcher.plan(index, request) for index, request in enumerate(listed(requests))]

@@ -28,7 +28,7 @@ from convert.to_model import convert
 from ssd1b_jax import Pipeline, config, images
 from ssd1b_jax.checkpoints import orbax
 from ssd1b_jax.checkpoints.model_folder import read_manifest
-from ssd1b_jax.models import abstract, lay_out
+from ssd1b_jax.models import abstract, prepack
 
 TOLERANCE = 1e-4  # of a network's output: some hundred layers of float32
 PIXELS = 1  # of 255, of a picture: values that are rounded either way
@@ -205,7 +205,7 @@ class Network:
 
     def __init__(self, folder: Path, part: str):
         model = read_manifest(folder).config
-        self._params = lay_out(part, model, orbax.load(folder / part, abstract(part, model)[1]), "cpu")
+        self._params = prepack(part, model, orbax.load(folder / part, abstract(part, model)[1]), "cpu")
         self._graphdef = abstract(part, model, platform="cpu")[0]
 
     def __call__(self, call: Callable, *arrays: np.ndarray) -> Arrays:

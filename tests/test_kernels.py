@@ -124,11 +124,11 @@ def test_a_network_laid_out_for_a_cpu_computes_the_same(monkeypatch):
     results = []
     for platform in (None, "cpu"):
         graphdef, shapes = models.abstract("unet", config, platform=platform)
-        laid_out = models.lay_out("unet", config, params, platform)
-        assert jax.tree.map(jnp.shape, laid_out) == jax.tree.map(jnp.shape, shapes)
-        results.append(jax.jit(lambda params, g=graphdef: nnx.merge(g, params)(*arguments))(laid_out))
+        prepacked = models.prepack("unet", config, params, platform)
+        assert jax.tree.map(jnp.shape, prepacked) == jax.tree.map(jnp.shape, shapes)
+        results.append(jax.jit(lambda params, g=graphdef: nnx.merge(g, params)(*arguments))(prepacked))
     models_params._abstract.cache_clear()
-    assert len(jax.tree.leaves(laid_out)) > len(jax.tree.leaves(params))
+    assert len(jax.tree.leaves(prepacked)) > len(jax.tree.leaves(params))
     assert_close(results[1], results[0], 5e-5)  # as whole networks agree with PyTorch's
 
 
@@ -136,8 +136,8 @@ def test_a_network_laid_out_for_a_cpu_computes_the_same(monkeypatch):
 def test_other_platforms_take_weights_as_they_are(platform):
     config = tiny_config()
     params = random_params(config)["vae"]
-    laid_out = models.lay_out("vae", config, params, platform)
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, laid_out, params)))
+    prepacked = models.prepack("vae", config, params, platform)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, prepacked, params)))
 
 
 @pytest.mark.parametrize("doubled", [False, True])
@@ -146,7 +146,7 @@ def test_a_convolution_keeps_its_bias_when_laid_out(doubled):
     conv.bias[...] = draw(256)
     x = draw(1, 4, 4, 256)
     expected = conv(x)
-    conv.lay_out("cpu")
+    conv.prepack("cpu")
     assert isinstance(conv.kernel, nnx.List)
     assert_close(conv(x), expected, 5 * ROUNDING)
 
@@ -201,7 +201,7 @@ def test_flash_attention(monkeypatch, keys, heads, features, held):
     from jax.experimental.pallas import tpu as pltpu
 
     if held:
-        monkeypatch.setattr(flash, "HELD", held * max(features, 128) * 4)
+        monkeypatch.setattr(flash, "KEY_BYTES", held * max(features, 128) * 4)
     query, key, value = (draw(2, tokens, heads, features) for tokens in (128, keys, keys))
     with pltpu.force_tpu_interpret_mode(), jax.default_matmul_precision("highest"):
         got = jax.jit(kernels._flash)(query, key, value)

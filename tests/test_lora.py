@@ -187,9 +187,9 @@ def test_weights_that_are_laid_out_take_the_same_changes(config, base, files, mo
     models_params._abstract.cache_clear()
     scales = {"a": 0.7, "b": -2.5}
     merged = loaded(config, base, files).params(scales)
-    expected = {part: models.lay_out(part, config, tree, "cpu") for part, tree in merged.items()}
-    laid_out = {part: models.lay_out(part, config, tree, "cpu") for part, tree in base.items()}
-    got = loaded(config, laid_out, files, "cpu").params(scales)
+    expected = {part: models.prepack(part, config, tree, "cpu") for part, tree in merged.items()}
+    prepacked = {part: models.prepack(part, config, tree, "cpu") for part, tree in base.items()}
+    got = loaded(config, prepacked, files, "cpu").params(scales)
     models_params._abstract.cache_clear()
     for (path, ours), (also, theirs) in zip(leaves(got), leaves(expected), strict=True):
         assert path == also

@@ -25,7 +25,7 @@ PLATFORM = "cpu"
 
 
 def random_params(part: str, task: Task, platform: str | None = None) -> dict:
-    """Weights that keep activations at their size, laid out for a platform if one is given."""
+    """Weights that keep activations at their size, prepacked for a platform if one is given."""
     numbers = task.draw(1 << 20)
 
     def fill(path, leaf):

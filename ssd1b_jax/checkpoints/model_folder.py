@@ -25,7 +25,7 @@ from ssd1b_jax.checkpoints.progress import OnProgress, no_progress
 from ssd1b_jax.checkpoints.tensor_names import leaves
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import ConfigError, ModelError
-from ssd1b_jax.models import PARTS, abstract, lay_out
+from ssd1b_jax.models import PARTS, abstract, prepack
 from ssd1b_jax.settings import DTYPES, nearest
 
 FORMAT = 1
@@ -69,13 +69,13 @@ class Model:
     def folder(self) -> Path:
         return self.manifest.folder
 
-    def laid_out(self, platform: str) -> dict[str, dict]:
-        """The parameters as programs for `platform` take them; see `models.lay_out`."""
+    def prepacked(self, platform: str) -> dict[str, dict]:
+        """The parameters as programs for `platform` take them; see `models.prepack`."""
         if self.platform == platform:
             return self.params
         if self.platform is not None:
-            raise ModelError(f"the weights are laid out for {self.platform}, not {platform}: load them again")
-        return {part: lay_out(part, self.config, tree, platform) for part, tree in self.params.items()}
+            raise ModelError(f"the weights are prepacked for {self.platform}, not {platform}: load them again")
+        return {part: prepack(part, self.config, tree, platform) for part, tree in self.params.items()}
 
 
 def abstract_params(config: ModelConfig, dtype=jnp.float32) -> dict[str, dict]:
@@ -156,7 +156,7 @@ def load_model(
             tree = orbax.load(manifest.folder / part, shapes, sharding, manifest.dtype)
         except ValueError as error:
             raise ModelError(f"{manifest.folder / part} does not hold what model.json describes: {AGAIN}") from error
-        params[part] = lay_out(part, manifest.config, tree, platform, take=True)
+        params[part] = prepack(part, manifest.config, tree, platform, take=True)
         trim_heap()
     return Model(manifest=manifest, params=params, platform=platform)
 

@@ -25,7 +25,7 @@ class Adapters:
     """The LoRAs loaded beside a model, by name, and the model's parameters with any of them merged in.
 
     `params` are by part, placed by `jax.device_put` (jit compiles again for arrays that are tied to no
-    device), and laid out for `platform` (see `models.lay_out`). The last merge is kept: it takes the memory
+    device), and prepacked for `platform` (see `models.prepack`). The last merge is kept: it takes the memory
     of the kernels it changed.
     """
 

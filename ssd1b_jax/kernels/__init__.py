@@ -8,9 +8,9 @@
 | GEGLU                     | one product          | two products            | one             | one     |
 | before a group norm       | -                    | `settled`               | -               | -       |
 
-A convolution's algorithm is chosen once, where weights are placed, which it wants in another form
-(`models.lay_out`). Attention is chosen when a program is lowered for its platform, so one trace serves a
-CPU, a TPU and a topology without devices.
+A convolution's algorithm is chosen once, when weights are placed: it needs them prepacked (`models.params`).
+Attention is chosen when a program is lowered for its platform. So one trace serves a CPU, a TPU and a
+topology without devices.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _plain_only = contextvars.ContextVar("plain_only", default=False)
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
-    """Trace attention as its definition says, wherever it will run: what the others are held against."""
+    """Trace attention as its definition says, wherever it will run: the reference for the others."""
     token = _plain_only.set(True)
     try:
         yield
@@ -45,16 +45,16 @@ def plain() -> Iterator[None]:
 
 
 def is_plain() -> bool:
-    """Whether this is inside `plain`, which what is traced once for many uses must ask for."""
+    """Whether the caller is inside `plain`. A trace that is kept for many uses must ask."""
     return _plain_only.get()
 
 
 def convolution(
     platform: str | None, kernel_shape: tuple[int, ...], strides, padding, dtype, doubled: bool = False
 ) -> Winograd | None:
-    """What computes such a convolution faster than its definition at every size of image, if anything does.
+    """The algorithm that beats the definition of such a convolution at every image size, or None.
 
-    `doubled` says that the image is to be repeated to twice its height and width first.
+    `doubled`: each pixel of the image is first repeated to 2 x 2.
     """
     *size, in_channels, out_channels = kernel_shape
     suits = (
@@ -88,7 +88,7 @@ def attention(
 
 
 def _attention_kernels(query: Queries, key: Keys, value: Keys) -> dict:
-    """By platform, the kernels that take arrays of such shapes."""
+    """The kernels that take arrays of such shapes, by platform."""
     kernels = {"cpu": cached}
     _, queries, heads, features = query.shape
     whole = queries % 128 == heads * features % 128 == 0 and features in FLASH_FEATURES
@@ -115,9 +115,9 @@ def geglu(
 
 
 def settled(x: Array) -> Array:
-    """`x`, on TPUs computed and laid out before what follows is.
+    """`x` itself. On TPUs it is computed and laid out before the operations that follow.
 
-    XLA:TPU splits images of a small batch to convolve them. Left to itself it keeps them split through the norms
-    behind, in float32 and with masks, which moves three times as much.
+    XLA:TPU splits the images of a small batch to convolve them. Without this barrier it keeps them split
+    through the norms that follow, in float32 and with masks, which moves three times as much.
     """
     return jax.lax.platform_dependent(x, tpu=jax.lax.optimization_barrier, default=lambda x: x)

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention (Vaswani et al., 1706.03762), equation 1, in pieces that memory or caches hold.
+"""Scaled dot-product attention (Vaswani et al., 1706.03762), equation 1, in tiles that fit into memory or caches.
 
 Arrays are (batch, tokens, heads, features); scores and their softmax are float32 whatever the dtype.
 """
@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ssd1b_jax.kernels.pieces import pieces
+from ssd1b_jax.kernels.tiling import tile_count
 
-SCORES = 2**26  # held at a time, at most: a quarter of a gigabyte
-CACHED_SCORES = 2**22  # the same where they should stay in a processor's caches
+SCORES = 2**26  # at most at a time: a quarter of a gigabyte
+CACHED_SCORES = 2**22  # at most at a time, where they should stay in a processor's caches
 
 Queries = Float[Array, "batch queries heads features"]
 Keys = Float[Array, "batch keys heads features"]
 
 
 def defined(query: Queries, key: Keys, value: Keys, *, is_causal: bool = False) -> Queries:
-    """The definition. Of float16 in float32: JAX asks for products of it that only GPUs have."""
+    """The definition. float16 is computed in float32: JAX asks for products that only GPUs have."""
     dtype = query.dtype
     if dtype == jnp.float16:
         query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
@@ -25,9 +25,9 @@ def defined(query: Queries, key: Keys, value: Keys, *, is_causal: bool = False) 
 
 
 def bounded(query: Queries, key: Keys, value: Keys) -> Queries:
-    """The definition, for as many queries at a time as keep the scores below `SCORES`."""
+    """The definition, over tiles of queries whose scores are at most `SCORES`."""
     batch, queries, heads, features = query.shape
-    count = pieces(queries, batch * heads * queries * key.shape[1], SCORES)
+    count = tile_count(queries, batch * heads * queries * key.shape[1], SCORES)
     if count == 1:
         return defined(query, key, value)
     chunks = jnp.moveaxis(query.reshape(batch, count, -1, heads, features), 1, 0)
@@ -36,12 +36,12 @@ def bounded(query: Queries, key: Keys, value: Keys) -> Queries:
 
 
 def cached(query: Queries, key: Keys, value: Keys) -> Queries:
-    """For as many heads, or else queries of one head, at a time as keep the scores below `CACHED_SCORES`."""
+    """Attention over tiles of heads, or of one head's queries, whose scores are at most `CACHED_SCORES`."""
     batch, queries, heads, features = query.shape
     total = batch * heads
     most = max(1, CACHED_SCORES // (queries * key.shape[1]))
     together = next(count for count in range(total, 0, -1) if total % count == 0 and count <= most)
-    count = pieces(queries, together * queries * key.shape[1], CACHED_SCORES)
+    count = tile_count(queries, together * queries * key.shape[1], CACHED_SCORES)
 
     def attend(query, key, value):
         scores = jnp.matmul(query, key.swapaxes(-1, -2), preferred_element_type=jnp.float32)

@@ -11,21 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ssd1b_jax.kernels.pieces import pieces
+from ssd1b_jax.kernels.tiling import tile_count
 
-PIXELS = 2**26  # transformed numbers held at a time, at most: a quarter of a gigabyte in float32
+PIXELS = 2**26  # transformed numbers at a time, at most: a quarter of a gigabyte in float32
 
 Matrix = tuple[tuple[float | int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Winograd:
-    """A way to compute a 3x3 convolution, zeros around, from small overlapping tiles of the image.
+    """A 3x3 convolution with zero padding, from small overlapping tiles of the image.
 
-    In one dimension, of a tile d and a filter g the outputs are `outputs @ ((inputs @ d) * (weights @ g))`
-    (equation 6 of Lavin & Gray), in two dimensions the same along both. Each output is one pixel of the
-    result, and tiles begin `step` pixels apart. What is multiplied are pixels' channels by matrices, one for each
-    of the products in both dimensions.
+    In one dimension, the outputs for a tile d and a filter g are `outputs @ ((inputs @ d) * (weights @ g))`
+    (Lavin & Gray, equation 6). Two dimensions apply this along both. Each output is one pixel of the
+    result, and tiles begin `step` pixels apart. Each elementwise product in two dimensions is a product of
+    the pixels' channels with a matrix.
     """
 
     step: int
@@ -34,7 +34,7 @@ class Winograd:
     outputs: Matrix
 
     def pack(self, kernel: Float[Array, "3 3 channels out"]) -> list[Float[Array, "channels out"]]:
-        """The matrices that `__call__` multiplies by; apart, as XLA:CPU copies a slice before it multiplies by it."""
+        """The matrices that `__call__` multiplies by. They are separate: XLA:CPU copies a slice before use."""
         return _packed(self, kernel)
 
     def __call__(
@@ -44,7 +44,7 @@ class Winograd:
         step, grown = self.step, len(self.outputs) // self.step
         rows, columns = -(-height // step), -(-width // step)
         x = jnp.pad(x, ((0, 0), (1, 1 + rows * step - height), (1, 1 + columns * step - width), (0, 0)))
-        count = pieces(rows, len(matrices) * batch * rows * columns * max(matrices[0].shape), PIXELS)
+        count = tile_count(rows, len(matrices) * batch * rows * columns * max(matrices[0].shape), PIXELS)
         if count == 1:
             whole = self._tiles(x, matrices)
         else:
@@ -59,7 +59,7 @@ class Winograd:
     def _tiles(
         self, x: Float[Array, "batch height width channels"], matrices: Sequence[Float[Array, "channels out"]]
     ) -> Float[Array, "batch out_height out_width out"]:
-        """The same of an image of whole tiles, with a border of one pixel that the result leaves out."""
+        """The convolution of an image of whole tiles with a border of one pixel, which the result leaves out."""
         batch, height, width, channels = x.shape
         span, step, side = len(self.inputs[0]), self.step, len(self.inputs)
         rows, columns = (height - 2) // step, (width - 2) // step
@@ -72,8 +72,8 @@ class Winograd:
         products = [product.reshape(batch, rows, columns, -1) for product in products]
         lines = [[_combine(row, products[j::side]) for j in range(side)] for row in self.outputs]
         spread = [jnp.stack([_combine(row, line) for row in self.outputs], axis=3) for line in lines]
-        made = len(self.outputs)
-        return jnp.stack(spread, axis=2).reshape(batch, made * rows, made * columns, -1)
+        out_side = len(self.outputs)
+        return jnp.stack(spread, axis=2).reshape(batch, out_side * rows, out_side * columns, -1)
 
 
 def _by_points(*points: Fraction | int) -> Winograd:
@@ -81,7 +81,7 @@ def _by_points(*points: Fraction | int) -> Winograd:
 
     That is Toom and Cook's algorithm, transposed (Blahut, Fast Algorithms for Signal Processing, 5.2).
     """
-    made = len(points) - 1
+    step = len(points) - 1
     inputs, weights = [], []
     for point in points:
         others = [other for other in points if other != point]
@@ -90,16 +90,17 @@ def _by_points(*points: Fraction | int) -> Winograd:
         weights.append([Fraction(point) ** power / scale for power in range(3)])
     inputs.append(_polynomial(points))
     weights.append((0, 0, 1))
-    outputs = [[*(Fraction(point) ** power for point in points), power == made - 1] for power in range(made)]
-    return Winograd(made, *(tuple(tuple(map(float, row)) for row in rows) for rows in (inputs, weights, outputs)))
+    outputs = [[*(Fraction(point) ** power for point in points), power == step - 1] for power in range(step)]
+    return Winograd(step, *(tuple(tuple(map(float, row)) for row in rows) for rows in (inputs, weights, outputs)))
 
 
 def _polynomial(roots: Sequence[Fraction | int]) -> tuple[Fraction | int, ...]:
     """Coefficients of the polynomial with these roots, the constant first, the last 1."""
-    made = [1]
+    coefficients = [1]
     for root in roots:
-        made = [before - root * here for before, here in zip([0, *made], [*made, 0], strict=True)]
-    return tuple(made)
+        lower, same = [0, *coefficients], [*coefficients, 0]
+        coefficients = [a - root * b for a, b in zip(lower, same, strict=True)]
+    return tuple(coefficients)
 
 
 # F(2x2, 3x3): sixteen products for four pixels, that have 36 by definition. Its error is 1.5 times XLA's direct one's.

@@ -1,11 +1,5 @@
 """The four networks of the SDXL family as Flax NNX modules, channels last."""
 
-from ssd1b_jax.models.params import PARTS, ParamPath, abstract, algorithms, lay_out
+from ssd1b_jax.models.params import PARTS, ParamPath, abstract, algorithms, prepack
 
-__all__ = [
-    "PARTS",
-    "ParamPath",
-    "abstract",
-    "algorithms",
-    "lay_out",
-]
+__all__ = ["PARTS", "ParamPath", "abstract", "algorithms", "prepack"]

@@ -18,8 +18,10 @@ Tokens = Int[Array, "batch tokens"]
 
 
 class TextFeatures(NamedTuple):
-    """`hidden`: hidden states before the last layer or an earlier one, not normalized. `pooled`: the
-    projected (or, without a projection, the plain) final state at the end-of-text token."""
+    """`hidden` are the states before the last layer or an earlier one, not normalized.
+
+    `pooled` is the final state at the end-of-text token, projected if the encoder has a projection.
+    """
 
     hidden: Hidden
     pooled: Float[Array, "batch features"]
@@ -79,8 +81,8 @@ class CLIPTextEncoder(nnx.Module):
     def __call__(self, tokens: Tokens, clip_skip: Int[Array, " batch"] | int = 0) -> TextFeatures:
         """Features of token ids, at most `max_position_embeddings` of them.
 
-        `clip_skip` is diffusers': `hidden` is what the last `clip_skip + 1` layers have not yet touched,
-        down to the embeddings at `num_hidden_layers - 1`. It may be traced, and leaves `pooled` alone.
+        `clip_skip` is diffusers': `hidden` is the input of the last `clip_skip + 1` layers, which are the
+        embeddings at `num_hidden_layers - 1`. It may be traced, and does not change `pooled`.
         """
         x = self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))
         kept = len(self.layers) - 1 - jnp.broadcast_to(clip_skip, len(tokens))[:, None, None]

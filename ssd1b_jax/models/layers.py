@@ -1,4 +1,4 @@
-"""What the networks are made of, with PyTorch's constants in one place.
+"""The layers of the networks, with PyTorch's constants in one place.
 
 Flax's defaults differ from those the weights were trained with: here norms use two-pass
 variances with epsilon 1e-5 or 1e-6, gelu is exact, and both kinds of stride-2 padding are
@@ -28,8 +28,8 @@ ACTIVATIONS = {
 def repeated(call: Callable, name: str | None = None) -> Callable:
     """A `__call__` that is traced and lowered once for all modules of the same structure and shapes.
 
-    What it computes must follow from its arguments, which are positional, and its parameters, which it leaves alone.
-    Programs call it by `name`, the class's unless given.
+    The result must follow from the positional arguments and the parameters, which must not change.
+    `name`, by default the class's, is the function's name in programs.
     """
 
     def traced(graphdef, plain, params, *arguments):
@@ -47,7 +47,7 @@ def repeated(call: Callable, name: str | None = None) -> Callable:
 
 
 def _keyless(initializer: Callable) -> Callable:
-    """The initializer, or, where it is given no key, zeros: so quickly are shapes found."""
+    """The initializer, which gives zeros without a key: `params` needs only shapes, and they come faster so."""
 
     def initial(key: jax.Array | None, shape: tuple[int, ...], dtype) -> Array:
         return jnp.zeros(shape, dtype) if key is None else initializer(key, shape, dtype)
@@ -87,9 +87,9 @@ class Embedding(nnx.Embed):
 
 
 class Conv(nnx.Conv):
-    """A square convolution; `padding` counts zeros on each side, or is ((top, bottom), (left, right)).
+    """A square convolution. `padding` is the zeros on each side, or ((top, bottom), (left, right)).
 
-    With `doubled`, of the image repeated to twice its height and width.
+    With `doubled`, each pixel of the image is first repeated to 2 x 2.
     """
 
     def __init__(
@@ -118,8 +118,11 @@ class Conv(nnx.Conv):
         self.doubled = doubled
         self.algorithm: kernels.Winograd | None = None
 
-    def lay_out(self, platform: str | None) -> None:
-        """Replace the kernel, or its shape, by what `platform` convolves with, if that is something else."""
+    def prepack(self, platform: str | None) -> None:
+        """Replace the kernel, or its shape, by the matrices of the platform's algorithm, if it has one.
+
+        See `params` for why and when.
+        """
         kernel = self.kernel.get_value()
         self.algorithm = kernels.convolution(
             platform, kernel.shape, self.strides, self.padding, kernel.dtype, self.doubled
@@ -140,7 +143,7 @@ class Conv(nnx.Conv):
 
 
 class GroupNorm(nnx.Module):
-    """Group normalization (Wu & He, 1803.08494) by per-channel sums, so that no 5-D array is made."""
+    """Group normalization (Wu & He, 1803.08494) by per-channel sums, without a 5-D array."""
 
     def __init__(self, channels: int, groups: int, *, epsilon: float = 1e-5, dtype):
         self.groups = groups
@@ -175,14 +178,14 @@ class LayerNorm(nnx.LayerNorm):
 
 
 class KeyValue(NamedTuple):
-    """What attention is over, projected: the same in every step of a picture where it is the prompt."""
+    """Projected keys and values. Those of the prompt are the same in every step of a picture."""
 
     key: Float[Array, "batch tokens channels"]
     value: Float[Array, "batch tokens channels"]
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of `hidden` over what `project` made of a context, or over itself."""
+    """Multi-head attention of `hidden` over a context that `project` projected, or over itself."""
 
     def __init__(
         self, channels: int, context_dim: int, num_heads: int, *, qkv_bias: bool = False, dtype, rngs: nnx.Rngs
@@ -204,7 +207,7 @@ class Attention(nnx.Module):
 
 
 class ResnetBlock(nnx.Module):
-    """GroupNorm, silu, convolution, twice, around a shortcut; `time_embed_dim` None leaves time out."""
+    """Twice GroupNorm, silu and convolution, around a shortcut. `time_embed_dim` None leaves time out."""
 
     def __init__(
         self,

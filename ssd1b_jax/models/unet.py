@@ -29,14 +29,14 @@ from ssd1b_jax.models.layers import (
 )
 
 Latents = Float[Array, "batch height width channels"]
-Tokens = Float[Array, "batch tokens channels"]
+Hidden = Float[Array, "batch tokens channels"]
 Context = Float[Array, "batch context_tokens context_channels"]
 TimeEmbedding = Float[Array, "batch features"]
-Prompt = list[list[KeyValue]]  # for each transformer of a level, for each of its blocks
+Prompt = list[list[KeyValue]]  # of each transformer of a level, of each of its blocks
 
 
 class Conditioning(NamedTuple):
-    """What the UNet makes of prompt and sizes alone: once for a picture, not at every step."""
+    """The part of the UNet that depends on prompt and sizes alone. It runs once for a picture, not at every step."""
 
     added: TimeEmbedding
     down: list[Prompt]
@@ -51,7 +51,7 @@ class FeedForward(nnx.Module):
         self.proj_in = Linear(channels, 8 * channels, dtype=dtype, rngs=rngs)
         self.proj_out = Linear(4 * channels, channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Tokens) -> Tokens:
+    def __call__(self, x: Hidden) -> Hidden:
         return self.proj_out(kernels.geglu(x, self.proj_in.kernel[...], self.proj_in.bias[...]))
 
 
@@ -67,7 +67,7 @@ class TransformerBlock(nnx.Module):
         self.ff = FeedForward(channels, dtype=dtype, rngs=rngs)
 
     @repeated
-    def __call__(self, x: Tokens, prompt: KeyValue) -> Tokens:
+    def __call__(self, x: Hidden, prompt: KeyValue) -> Hidden:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), prompt)
         return x + self.ff(self.norm3(x))
@@ -97,7 +97,7 @@ class SpatialTransformer(nnx.Module):
         return x + self.proj_out(tokens).reshape(x.shape)
 
 
-class Stage(nnx.Module):
+class Level(nnx.Module):
     """One level of the UNet: resnets, each with a transformer behind it where its depth is not 0."""
 
     def __init__(
@@ -135,7 +135,7 @@ class Stage(nnx.Module):
         return [attention.project(context) for attention in self.attentions]
 
     def layers(self, time_embedding: TimeEmbedding, prompt: Prompt):
-        """What to apply in turn: a resnet with the transformer behind it, if there is one."""
+        """The functions to apply in turn: a resnet, with the transformer behind it if there is one."""
         transformers = zip(self.attentions, prompt, strict=True)
         for resnet, depth in zip(self.resnets, self.depths, strict=True):
             transformer, over = next(transformers) if depth else (None, None)
@@ -147,8 +147,8 @@ class Stage(nnx.Module):
             yield layer
 
 
-class DownBlock(Stage):
-    """A level on the way down. Returns its result and what the way up will need of it."""
+class DownBlock(Level):
+    """A level on the way down. Returns its result and the skip connections."""
 
     def __init__(self, level: int, config: UNetConfig, *, dtype, rngs: nnx.Rngs):
         channels = config.block_out_channels[level]
@@ -172,7 +172,7 @@ class DownBlock(Stage):
         return x, skips
 
 
-class MidBlock(Stage):
+class MidBlock(Level):
     """The lowest level: one resnet (SSD-1B), or resnet, transformer, resnet (SDXL)."""
 
     def __init__(self, config: UNetConfig, *, dtype, rngs: nnx.Rngs):
@@ -188,7 +188,7 @@ class MidBlock(Stage):
         return x
 
 
-class UpBlock(Stage):
+class UpBlock(Level):
     """A level on the way up; each resnet takes one array from `skips`, last in first out."""
 
     def __init__(self, level: int, config: UNetConfig, *, dtype, rngs: nnx.Rngs):
@@ -234,13 +234,13 @@ class UNet(nnx.Module):
         """The noise in `latents`, in their shape and dtype.
 
         `timesteps` in [0, 1000), fractions allowed. `context` is the penultimate hidden states of
-        both text encoders side by side, `pooled` the second one's projection, `time_ids` the
+        both text encoders side by side, `pooled` the second one's projection. `time_ids` are the
         original height and width, the crop's top and left, the target height and width, in pixels.
         """
         return self.denoise(latents, timesteps, self.condition(context, pooled, time_ids))
 
     def condition(self, context: Context, pooled: Array, time_ids: Array) -> Conditioning:
-        """What `denoise` needs of the prompt and the sizes; see `__call__` for the arguments."""
+        """The input of `denoise` that depends on prompt and sizes; see `__call__` for the arguments."""
         dtype = self.conv_in.dtype
         context = context.astype(dtype)
         sizes = sinusoidal_embedding(time_ids, self.config.added_time_embed_dim).reshape(len(time_ids), -1)
@@ -258,14 +258,14 @@ class UNet(nnx.Module):
         timesteps: Float[Array, " batch"] | Int[Array, " batch"],
         conditioning: Conditioning,
     ) -> Latents:
-        """The noise in `latents`, given what `condition` made: the part that every step repeats."""
+        """The noise in `latents`, given the result of `condition`: the part that every step repeats."""
         time = sinusoidal_embedding(timesteps, self.config.block_out_channels[0])
         time_embedding = self.time_embedding(time.astype(self.conv_in.dtype)) + conditioning.added
         x = self.conv_in(latents)
         skips = [x]
         for block, prompt in zip(self.down_blocks, conditioning.down, strict=True):
-            x, made = block(x, time_embedding, prompt)
-            skips += made
+            x, added = block(x, time_embedding, prompt)
+            skips += added
         x = self.mid_block(x, time_embedding, conditioning.mid)
         for block, prompt in zip(self.up_blocks, conditioning.up, strict=True):
             x = block(x, skips, time_embedding, prompt)
