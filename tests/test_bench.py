@@ -2,10 +2,12 @@
 
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 
 from ssd1b_jax.bench import __main__ as bench
-from ssd1b_jax.bench.contenders import Measured, take_turns
+from ssd1b_jax.bench import ours as contender
+from ssd1b_jax.bench.contenders import Measured, agreement, take_turns
 from ssd1b_jax.bench.ours import covered
 from ssd1b_jax.bench.task import Task
 from ssd1b_jax.errors import ContenderError
@@ -77,6 +79,27 @@ def test_what_is_measured_of_the_host_is_a_share(part):
 def test_work_at_the_same_time_counts_once():
     assert covered([(3.0, 4.0), (1.0, 2.0), (1.5, 2.5), (3.25, 3.5)]) == 2.5
     assert covered([]) == 0
+
+
+def test_the_table_says_how_far_outputs_differ():
+    ours = Measured("ours", [1.0], [1.0], output=np.array([1.0, -2.0]))
+    peer = Measured("peer", [1.0], [1.0], output=np.array([1.0, -2.02]))
+    assert agreement(ours.output, peer.output)[0] == pytest.approx(0.02)
+    # The root of the mean square is 0.02 / sqrt(2), and the peak is 2.02.
+    assert bench.table([ours, peer], 1.0).splitlines()[-1].endswith("differ by at most 0.02, PSNR 43 dB")
+    assert agreement(ours.output, ours.output) == (0, np.inf)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the peer's own
+@pytest.mark.parametrize("part", ["unet", "vae-encode", "vae-decode", "text"])
+def test_ours_and_the_peer_compute_the_same(part):
+    """Both have the same weights and inputs, in float32."""
+    peer = pytest.importorskip("ssd1b_jax.bench.peer")
+    outputs = [np.asarray(module.PARTS[part](task(part)).output()) for module in (contender, peer)]
+    largest, psnr = agreement(*outputs)
+    assert psnr > 80, (largest, psnr)
+    assert np.abs(outputs[0]).max() > 0.1
 
 
 CHEAP = ("unet", "vae-encode", "vae-decode", "img2img", "host")

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from ssd1b_jax.arguments import Parser
-from ssd1b_jax.bench.contenders import Measured, take_turns
+from ssd1b_jax.bench.contenders import Measured, agreement, take_turns
 from ssd1b_jax.bench.task import MODELS, Task
 from ssd1b_jax.errors import ContenderError
 
@@ -138,6 +138,10 @@ def table(measured: list[Measured], peak: float) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     lines += [f"{one.name}: {name} {value:.4g}" for one in measured for name, value in one.notes.items()]
+    for one in measured[1:]:
+        if ours.output is not None and one.output is not None:
+            largest, psnr = agreement(ours.output, one.output)
+            lines.append(f"ours and {one.name}: outputs differ by at most {largest:.2g}, PSNR {psnr:.0f} dB")
     return "\n".join(lines)
 
 

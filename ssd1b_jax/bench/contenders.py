@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 
+import numpy as np
+
 from ssd1b_jax.bench.task import Task
 from ssd1b_jax.errors import ContenderError
 
@@ -17,7 +19,7 @@ TIMEOUT = 3600  # seconds that one run may take, setting up included
 
 @dataclass
 class Measured:
-    """Seconds of each run, by the clock and of all cores together; peak memory in bytes; flops of one run."""
+    """Seconds of each run, by the clock and of all cores; peak memory in bytes; flops and output of one run."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -25,6 +27,7 @@ class Measured:
     memory: float = 0
     flops: float | None = None
     notes: dict[str, float] = field(default_factory=dict)
+    output: np.ndarray | None = None
 
     @property
     def median(self) -> float:
@@ -33,15 +36,17 @@ class Measured:
 
 @dataclass
 class Prepared:
-    """What a part's setting up gives: `run` does it once, and is done when it returns.
+    """A part that is set up: `run` does it once, and is done when it returns.
 
-    `flops` are those of the plain algorithms; `notes` more numbers to show, asked for at the end, or
-    after every run where each has a process of its own.
+    `flops` are those of the plain algorithms. `notes` gives more numbers to show; it is called at the end,
+    or after every run where each has a process of its own. `output` gives the array that contenders of
+    equal weights and inputs should agree on.
     """
 
-    run: Callable[[], None]
+    run: Callable[[], object]
     flops: float | None = None
     notes: Callable[[], dict[str, float]] = dict
+    output: Callable[[], np.ndarray] | None = None
 
 
 def started(run: Callable[[], None]) -> Prepared:
@@ -53,6 +58,15 @@ def started(run: Callable[[], None]) -> Prepared:
         return dict(second_s=time.perf_counter() - began)
 
     return Prepared(run, notes=another)
+
+
+def agreement(output: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """The largest difference from a reference, and the PSNR in dB, whose peak is the reference's largest value."""
+    assert output.shape == reference.shape, (output.shape, reference.shape)
+    differences = np.abs(output.astype(np.float64) - reference)
+    error = np.sqrt(np.square(differences).mean())
+    psnr = 20 * np.log10(np.abs(reference).max() / error) if error else np.inf
+    return float(differences.max()), float(psnr)
 
 
 def take_turns(names: list[str], task: Task, reps: int, warm: bool = True) -> list[Measured]:
@@ -81,7 +95,7 @@ def take_turns(names: list[str], task: Task, reps: int, warm: bool = True) -> li
                     measured.cpu.append(cpu)
         for process, here, measured in processes:
             here.send("stop")
-            measured.memory, measured.flops, measured.notes = _answer(process, here)
+            measured.memory, measured.flops, measured.notes, measured.output = _answer(process, here)
             process.join()
     finally:
         for process, _, _ in processes:
@@ -143,7 +157,9 @@ def _serve(connection, name: str, task: Task) -> None:
             began, cpu = time.perf_counter(), time.process_time()
             prepared.run()
             connection.send((time.perf_counter() - began, time.process_time() - cpu))
-        connection.send((_peak(), prepared.flops, prepared.notes()))
+        peak = _peak()
+        output = None if prepared.output is None else np.asarray(prepared.output())
+        connection.send((peak, prepared.flops, prepared.notes(), output))
     except Exception as error:
         connection.send(ContenderError(f"{name}, {task.part}: {type(error).__name__}: {error}"))
 

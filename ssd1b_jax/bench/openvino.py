@@ -5,7 +5,7 @@ import warnings
 import openvino
 
 from ssd1b_jax.bench.contenders import Prepared
-from ssd1b_jax.bench.peer import call
+from ssd1b_jax.bench.peer import call, output
 from ssd1b_jax.bench.task import Task
 
 
@@ -17,7 +17,7 @@ def network(task: Task) -> Prepared:
         model = openvino.convert_model(module, example_input=inputs, input=shapes)
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     arrays = [tensor.numpy() for tensor in inputs]
-    return Prepared(lambda: compiled(arrays) and None)
+    return Prepared(lambda: compiled(arrays), output=lambda: output(task, compiled(arrays)[0]))
 
 
 PARTS = {"unet": network, "vae-encode": network, "vae-decode": network}

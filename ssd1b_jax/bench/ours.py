@@ -13,10 +13,12 @@ import numpy as np
 from flax import nnx
 
 from ssd1b_jax import models
+from ssd1b_jax.bench import weights
 from ssd1b_jax.bench.contenders import Prepared, started
 from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, TOGETHER, Task
 from ssd1b_jax.checkpoints.memory import trim_heap
 from ssd1b_jax.checkpoints.model_folder import Manifest, Model, load_model, read_manifest, save_model
+from ssd1b_jax.checkpoints.tensor_names import keys, table
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.pipeline import Pipeline
 from ssd1b_jax.request import Request
@@ -25,25 +27,19 @@ PLATFORM = "cpu"
 
 
 def random_params(part: str, task: Task, platform: str | None = None) -> dict:
-    """Weights that keep activations at their size, prepacked for a platform if one is given."""
-    numbers = task.draw(1 << 20)
+    """The weights of `weights.tensor`, prepacked for a platform if one is given."""
+    names = {entry.path: (name, entry) for name, entry in table(part, task.config).items()}
 
     def fill(path, leaf):
-        if path[-1] == "scale":
-            return jnp.ones(leaf.shape)
-        spread = 0.02 if leaf.ndim == 1 else float(np.prod(leaf.shape[:-1])) ** -0.5
-        made = np.empty(leaf.shape, np.float32)
-        for start in range(0, made.size, numbers.size):
-            piece = made.reshape(-1)[start : start + numbers.size]
-            np.multiply(numbers[: piece.size], spread, out=piece)
-        return jnp.asarray(made)
+        name, entry = names[keys(path)]
+        return jnp.asarray(weights.tensor(name, entry.shape).transpose(entry.axes))
 
-    shapes = models.abstract(part, task.config, platform=platform)[1]
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: fill([key.key for key in path], leaf), shapes)
+    params = jax.tree_util.tree_map_with_path(fill, models.abstract(part, task.config)[1])
+    return models.prepack(part, task.config, params, platform, take=True)
 
 
-def _network(part: str, task: Task, method: str, *arguments) -> Prepared:
-    """One method of a network; its flops are counted on the plain algorithms."""
+def _network(part: str, task: Task, method: str, *arguments, params: dict | None = None) -> Prepared:
+    """One method of a network. Its flops are counted on the plain algorithms."""
 
     def call(graphdef, params, *arguments):
         return getattr(nnx.merge(graphdef, params), method)(*arguments)
@@ -52,28 +48,32 @@ def _network(part: str, task: Task, method: str, *arguments) -> Prepared:
     plain, shapes = models.abstract(part, task.config)
     flops = jax.jit(partial(call, plain)).lower(shapes, *arguments).cost_analysis()["flops"]
     graphdef, _ = models.abstract(part, task.config, platform=PLATFORM)
-    params = random_params(part, task, PLATFORM)
+    params = params or random_params(part, task, PLATFORM)
     compiled = jax.jit(partial(call, graphdef)).lower(params, *arguments).compile()
     trim_heap()  # what compiling took
-    return Prepared(lambda: jax.block_until_ready(compiled(params, *arguments)), flops)
+
+    def run():
+        return jax.block_until_ready(compiled(params, *arguments))
+
+    return Prepared(run, flops, output=run)
 
 
 def unet(task: Task) -> Prepared:
-    """What a step calls: the prompt's keys and values are already there."""
-    graphdef, _ = models.abstract("unet", task.config)
-    given = task.draw(GUIDED, task.length, task.config.unet.cross_attention_dim)
-    given = given, task.draw(GUIDED, task.config.unet.pooled_dim), np.ones((GUIDED, 6), np.float32)
-    shapes = jax.eval_shape(
-        lambda params: nnx.merge(graphdef, params).condition(*map(jnp.asarray, given)),
-        models.abstract("unet", task.config)[1],
-    )
-    conditioning = jax.tree.map(lambda leaf: task.draw(*leaf.shape), shapes)
+    """The UNet's part of a step: the prompt's keys and values are computed before."""
+    graphdef, _ = models.abstract("unet", task.config, platform=PLATFORM)
+    params = random_params("unet", task, PLATFORM)
+    context = task.draw(GUIDED, task.length, task.config.unet.cross_attention_dim)
+    pooled = task.draw(GUIDED, task.config.unet.pooled_dim)
+    condition = jax.jit(lambda params, *arguments: nnx.merge(graphdef, params).condition(*arguments))
+    conditioning = condition(params, context, pooled, np.ones((GUIDED, 6), np.float32))
     timesteps = np.full(GUIDED, 500, np.float32)
-    return _network("unet", task, "denoise", task.draw(GUIDED, *task.latents), timesteps, conditioning)
+    latents = task.draw(GUIDED, *task.latents)
+    return _network("unet", task, "denoise", latents, timesteps, conditioning, params=params)
 
 
 def vae_encode(task: Task) -> Prepared:
-    return _network("vae", task, "encode", task.draw(1, task.size, task.size, 3))
+    network = _network("vae", task, "encode", task.draw(1, task.size, task.size, 3))
+    return dataclasses.replace(network, output=lambda: network.output().mean)
 
 
 def vae_decode(task: Task) -> Prepared:
@@ -81,8 +81,13 @@ def vae_decode(task: Task) -> Prepared:
 
 
 def text(task: Task) -> Prepared:
+    """Both encoders, whose output to compare is the hidden states of both, side by side."""
     parts = [_network(part, task, "__call__", task.tokens()) for part in ("text_encoder", "text_encoder_2")]
-    return Prepared(lambda: [part.run() for part in parts] and None, sum(part.flops for part in parts))
+
+    def output():
+        return jnp.concatenate([part.output().hidden for part in parts], axis=-1)
+
+    return Prepared(lambda: [part.run() for part in parts], sum(part.flops for part in parts), output=output)
 
 
 def _pipeline(task: Task, devices=None) -> Pipeline:

@@ -1,6 +1,6 @@
 """Each part as diffusers and PyTorch do it; the one place in the package that knows them.
 
-They come with the optional extra `reference`. The networks are built from our configs, with random weights.
+They come with the optional extra `reference`. The networks have our configs and our random weights.
 """
 
 import warnings
@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ssd1b_jax.bench import weights
 from ssd1b_jax.bench.contenders import Prepared, started
 from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, TOGETHER, Task
+from ssd1b_jax.checkpoints.diffusers_config import to_diffusers_configs
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -22,90 +24,48 @@ for library in (diffusers, transformers):
     library.logging.disable_progress_bar()
 
 
+KINDS = dict(
+    unet=diffusers.UNet2DConditionModel,
+    vae=diffusers.AutoencoderKL,
+    text_encoder=transformers.CLIPTextModel,
+    text_encoder_2=transformers.CLIPTextModelWithProjection,
+)
+
+
 def _filled(module: torch.nn.Module) -> torch.nn.Module:
-    """Weights that keep activations at their size, in memory that is allocated once."""
+    """The module with the weights of `weights.tensor`."""
     module = module.to_empty(device="cpu").eval().requires_grad_(False)
-    numbers = torch.randn(1 << 20)
     for name, weight in module.named_parameters():
-        if weight.ndim == 1:
-            weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.02)
-        else:
-            repeated = numbers.repeat(-(-weight.numel() // numbers.numel()))[: weight.numel()]
-            weight.copy_(repeated.view(weight.shape) * weight[0].numel() ** -0.5)
+        weight.copy_(torch.from_numpy(weights.tensor(name, tuple(weight.shape))))
     for name, buffer in module.named_buffers():
         if name.endswith("position_ids"):
             buffer.copy_(torch.arange(buffer.shape[-1])[None])
     return module
 
 
-def make_unet(task: Task):
-    config = task.config.unet
-    levels = range(len(config.block_out_channels))
-    cross = [any(config.down_depths[level]) for level in levels]
+def make(part: str, task: Task) -> torch.nn.Module:
+    """A network by the config that a diffusers folder of the model has."""
+    config = to_diffusers_configs(task.config)[f"{part}/config.json"]
     with torch.device("meta"):
-        module = diffusers.UNet2DConditionModel(
-            sample_size=task.latents[0],
-            block_out_channels=config.block_out_channels,
-            layers_per_block=config.layers_per_block,
-            down_block_types=["CrossAttnDownBlock2D" if with_text else "DownBlock2D" for with_text in cross],
-            up_block_types=["CrossAttnUpBlock2D" if with_text else "UpBlock2D" for with_text in reversed(cross)],
-            mid_block_type="UNetMidBlock2DCrossAttn" if config.mid_depth else "UNetMidBlock2D",
-            transformer_layers_per_block=[list(depths) if any(depths) else 1 for depths in config.down_depths],
-            reverse_transformer_layers_per_block=[list(depths) if any(depths) else 1 for depths in config.up_depths],
-            attention_head_dim=list(config.num_attention_heads),
-            cross_attention_dim=config.cross_attention_dim,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=config.added_time_embed_dim,
-            projection_class_embeddings_input_dim=config.added_cond_dim,
-            use_linear_projection=True,
-            norm_num_groups=config.norm_num_groups,
-        )
-    return _filled(module)
-
-
-def make_vae(task: Task):
-    config = task.config.vae
-    levels = len(config.block_out_channels)
-    with torch.device("meta"):
-        module = diffusers.AutoencoderKL(
-            block_out_channels=config.block_out_channels,
-            down_block_types=["DownEncoderBlock2D"] * levels,
-            up_block_types=["UpDecoderBlock2D"] * levels,
-            layers_per_block=config.layers_per_block,
-            norm_num_groups=config.norm_num_groups,
-            scaling_factor=config.scaling_factor,
-            force_upcast=False,
-        )
-    return _filled(module)
-
-
-def make_text_encoders(task: Task):
-    made = []
-    for config in (task.config.text_encoder, task.config.text_encoder_2):
-        names = (
-            "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
-            "max_position_embeddings", "eos_token_id",
-        )  # fmt: skip
-        settings = {name: getattr(config, name) for name in names}
-        if config.projection_dim is None:
-            module = transformers.CLIPTextModel(transformers.CLIPTextConfig(**settings))
+        if part in ("unet", "vae"):
+            module = KINDS[part].from_config(config)
         else:
-            settings["projection_dim"] = config.projection_dim
-            module = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**settings))
-        made.append(module.eval().requires_grad_(False))
-    return made
+            module = KINDS[part](transformers.CLIPTextConfig(**config))
+    return _filled(module)
 
 
 def _nchw(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
 
 
-def _inference(call) -> Prepared:
+def _inference(call: Callable, output: Callable | None = None) -> Prepared:
+    """`call` without gradients. `output` turns its result into the array to compare."""
+
     def run():
         with torch.inference_mode():
-            call()
+            return call()
 
-    return Prepared(run)
+    return Prepared(run, output=None if output is None else lambda: output(run()))
 
 
 class Call(torch.nn.Module):
@@ -123,10 +83,10 @@ def call(task: Task) -> tuple[Call, tuple[torch.Tensor, ...]]:
     """A network's part as a module, and what to call it with."""
     if task.part == "vae-encode":
         image = _nchw(task.draw(1, task.size, task.size, 3))
-        return Call(make_vae(task), lambda vae, image: vae.encode(image).latent_dist.parameters), (image,)
+        return Call(make("vae", task), lambda vae, image: vae.encode(image).latent_dist.parameters), (image,)
     latents = task.draw(1 if task.part == "vae-decode" else GUIDED, *task.latents)
     if task.part == "vae-decode":
-        return Call(make_vae(task), lambda vae, latents: vae.decode(latents).sample), (_nchw(latents),)
+        return Call(make("vae", task), lambda vae, latents: vae.decode(latents).sample), (_nchw(latents),)
     context = torch.from_numpy(task.draw(GUIDED, task.length, task.config.unet.cross_attention_dim))
     pooled = torch.from_numpy(task.draw(GUIDED, task.config.unet.pooled_dim))
 
@@ -134,24 +94,34 @@ def call(task: Task) -> tuple[Call, tuple[torch.Tensor, ...]]:
         added = dict(text_embeds=pooled, time_ids=time_ids)
         return unet(latents, timesteps, context, added_cond_kwargs=added).sample
 
-    return Call(make_unet(task), denoise), (
+    return Call(make("unet", task), denoise), (
         _nchw(latents), torch.full((GUIDED,), 500.0), context, pooled, torch.ones(GUIDED, 6),
     )  # fmt: skip
 
 
 def network(task: Task) -> Prepared:
     module, inputs = call(task)
-    return _inference(lambda: module(*inputs))
+    return _inference(lambda: module(*inputs), lambda result: output(task, result.numpy()))
+
+
+def output(task: Task, result: np.ndarray) -> np.ndarray:
+    """A network's result, channels last. Of the VAE encoder it is the mean."""
+    result = np.moveaxis(result, 1, -1)
+    return np.split(result, 2, axis=-1)[0] if task.part == "vae-encode" else result
 
 
 def text(task: Task) -> Prepared:
-    modules, tokens = make_text_encoders(task), torch.from_numpy(task.tokens())
-    return _inference(lambda: [module(tokens, output_hidden_states=True) for module in modules])
+    modules = [make(part, task) for part in ("text_encoder", "text_encoder_2")]
+    tokens = torch.from_numpy(task.tokens())
+
+    def hidden(features: list) -> np.ndarray:
+        return np.concatenate([each.hidden_states[-2].numpy() for each in features], axis=-1)
+
+    return _inference(lambda: [module(tokens, output_hidden_states=True) for module in modules], hidden)
 
 
 def _parts(task: Task) -> dict:
-    first, second = make_text_encoders(task)
-    return dict(unet=make_unet(task), vae=make_vae(task), text_encoder=first, text_encoder_2=second)
+    return {part: make(part, task) for part in KINDS}
 
 
 def _pipeline(task: Task, parts: dict):
@@ -196,8 +166,8 @@ def _from_files(task: Task, count: int) -> Prepared:
         for start in range(0, count, TOGETHER):
             some = paths[start : start + TOGETHER]
             pictures = [diffusers.utils.load_image(str(path)).resize((task.size, task.size)) for path in some]
-            for path, made in zip(some, _remake(pipe, task, pictures), strict=True):
-                made.save(path.with_stem(f"{path.stem}-made"))
+            for path, picture in zip(some, _remake(pipe, task, pictures), strict=True):
+                picture.save(path.with_stem(f"{path.stem}-made"))
 
     return _inference(run)
 
@@ -208,14 +178,6 @@ def host(task: Task) -> Prepared:
 
 def batch(task: Task) -> Prepared:
     return _from_files(task, PICTURES)
-
-
-KINDS = dict(
-    unet=diffusers.UNet2DConditionModel,
-    vae=diffusers.AutoencoderKL,
-    text_encoder=transformers.CLIPTextModel,
-    text_encoder_2=transformers.CLIPTextModelWithProjection,
-)
 
 
 def _load(task: Task) -> dict:
