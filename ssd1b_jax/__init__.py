@@ -83,7 +83,7 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str):
-    """Import a public name when it is first used: `ssd1b --help` shall not wait for JAX."""
+    """Import a public name when it is first used: so `ssd1b --help` does not wait for JAX."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

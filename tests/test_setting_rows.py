@@ -48,7 +48,8 @@ def test_every_setting_but_a_calls_is_an_option():
     rows = [row for row in settings.SETTINGS.values() if row.of != "call"]
     assert {row.name for row in rows} == names.keys() - {"help"}
     assert all(row.required or names[row.name].option_strings == [row.flag] for row in rows)
-    assert all(row.words in names[row.name].help for row in rows)
+    assert all((row.off or row.words) in names[row.name].help for row in rows)
+    assert all(bool(row.off) == (row.default is True) for row in rows)
     assert "--upscale" in parser.format_help()
 
 

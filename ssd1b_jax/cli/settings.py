@@ -33,7 +33,7 @@ def add_row(place: Any, row: Setting) -> None:
     options: dict[str, Any] = dict(dest=row.name, default=default)
     if isinstance(row.kind, Switch):
         action = "store_false" if row.default else "store_true"
-        place.add_argument(row.flag, action=action, help=_switch_words(row), **options)
+        place.add_argument(row.flag, action=action, help=row.off or words, **options)
         return
     if row.metavar:
         options["metavar"] = row.metavar
@@ -46,10 +46,6 @@ def add_row(place: Any, row: Setting) -> None:
     elif isinstance(row.kind, Scales):
         options |= dict(type=_lora, action="append")
     place.add_argument(row.flag, help=f"{words}{_default_words(row)}", **options)
-
-
-def _switch_words(row: Setting) -> str:
-    return f"don't: {row.words}" if row.default else row.words
 
 
 def _default_words(row: Setting) -> str:

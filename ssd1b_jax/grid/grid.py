@@ -45,21 +45,21 @@ class Axis:
         return dataclasses.replace(request, **{self.setting: value})
 
 
-def parse_axis(said: str) -> Axis:
+def parse_axis(text: str) -> Axis:
     """SETTING=VALUES: values between commas, in quotes where they have commas of their own.
 
     Numbers may be ranges: 1..4 counts in ones, 0.3..0.9/4 gives four at equal distances. A setting
     of two numbers has a space between them. Raises GridError.
     """
-    name, equals, listed = said.partition("=")
+    name, equals, listed = text.partition("=")
     setting = name.strip()
     if not setting.startswith(LORA):
         setting = setting.removeprefix("--").replace("-", "_")
         setting = next((row.name for row in settings.of("request") if row.short == setting), setting)
     if not equals:
-        raise GridError(f"an axis is SETTING=VALUES, as in strength=0.3,0.5,0.7 or seed=1..4, got {said!r}")
+        raise GridError(f"an axis is SETTING=VALUES, as in strength=0.3,0.5,0.7 or seed=1..4, got {text!r}")
     if setting == "loras":
-        raise GridError(f"an axis is the scale of one LoRA, as in {LORA}NAME=0,0.5,1, got {said!r}")
+        raise GridError(f"an axis is the scale of one LoRA, as in {LORA}NAME=0,0.5,1, got {text!r}")
     if setting not in _ROWS and not setting.startswith(LORA):
         meant = settings.meant(setting, _ROWS.keys() - {"loras"})
         hint = f"did you mean {_ROWS[meant].short}?" if meant else "see ssd1b grid --help"
@@ -221,14 +221,14 @@ class Grid:
 
 
 def _stems(axis: Axis) -> list[str]:
-    """The setting and each value as names of files can say them: in letters, digits, hyphens and dots.
+    """A file name without suffix for each value of an axis, of letters, digits, hyphens and dots alone.
 
-    So neither a shell nor a URL takes a character for its own. Those of one axis differ in more than capitals.
+    Neither a shell nor a URL gives those another meaning. The names of one axis differ in more than capitals.
     """
     stems, taken = [], set()
     for word in axis.words():
-        said = "-".join(re.sub(r"[^\w.-]|_", " ", f"{axis.name} {word}").split())
-        stem = said.encode("utf-8", "replace")[:60].decode("utf-8", "ignore").rstrip(".-")
+        name = "-".join(re.sub(r"[^\w.-]|_", " ", f"{axis.name} {word}").split())
+        stem = name.encode("utf-8", "replace")[:60].decode("utf-8", "ignore").rstrip(".-")
         stems.append(f"{stem}~{len(stems)}" if stem.casefold() in taken else stem)
         taken.add(stems[-1].casefold())
     return stems

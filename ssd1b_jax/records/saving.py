@@ -42,7 +42,7 @@ def save(pixels: images.Pixels, path: str | Path, record: Record, request: Reque
         encoded = encode(pixels, path.name, record, request, output)
         files.write(path, encoded.data)
     except BaseException:
-        if not output.overwrite:  # the empty file that held the name
+        if not output.overwrite:  # the empty file that reserved the name
             path.unlink(missing_ok=True)
         raise
     sidecar, notes = None, []

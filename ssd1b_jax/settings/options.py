@@ -1,5 +1,6 @@
-"""The settings of a call, of a pipeline and of the output, one row each: no pixel that is made depends on them,
-but for the model, its dtype and the number of pictures that are made at a time.
+"""The settings of a call, of a pipeline and of the output, one row each.
+
+Of these only the model, its dtype and `per_device` change pixels.
 """
 
 from ssd1b_jax import images
@@ -86,7 +87,8 @@ OPTION_ROWS = (
     Setting(
         name="metadata",
         kind=Switch(),
-        words="tell in the file how the picture was made",
+        words="keep the record in the file: how the picture was made",
+        off="leave the record out of the file",
         of="output",
         group="files",
         default=True,
@@ -95,7 +97,7 @@ OPTION_ROWS = (
     Setting(
         name="sidecar",
         kind=Switch(),
-        words="tell it in a JSON file beside the picture",
+        words="write the record to a JSON file next to the picture too",
         of="output",
         group="files",
         default=False,
@@ -111,7 +113,8 @@ OPTION_ROWS = (
     Setting(
         name="overwrite",
         kind=Switch(),
-        words="replace a file of that name; else the picture gets the next free name, such as a-2.png",
+        words="replace a file of that name",
+        off="keep a file of that name: the picture gets the next free one, such as a-2.png",
         of="output",
         group="files",
         default=True,

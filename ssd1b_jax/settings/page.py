@@ -45,7 +45,8 @@ def page() -> str:
 def _cells(row: Setting) -> tuple[str, ...]:
     place = "" if row.of == "request" else f" ({OWNERS[row.of]})"
     option = row.metavar if row.required else row.flag
-    return f"`{row.name}`", f"`{option}`", _values(row), _default(row), row.words + place
+    words = f"{row.words}; the option: {row.off}" if row.off else row.words
+    return f"`{row.name}`", f"`{option}`", _values(row), _default(row), words + place
 
 
 def _values(row: Setting) -> str:

@@ -13,7 +13,8 @@ Owner = Literal["request", "call", "pipeline", "output"]
 class Setting:
     """One setting. `name` is its name in Python, `words` its help.
 
-    A `default` of None is the model's own value, or what `absent` tells. `option` is the command line's
+    A `default` of None is the model's own value, or what `absent` tells. `off` is the help of the option that
+    switches off what is on by default. `option` is the command line's
     spelling, without the two hyphens that come first; `metavar` what its help shows for a value.
     `api` has the names that other interfaces have for it: "a1111", "segmind", "openai", "diffusers";
     `also` are other names that people bring along.
@@ -27,6 +28,7 @@ class Setting:
     required: bool = False
     default: Any = None
     absent: str = ""
+    off: str = ""
     option: str = ""
     metavar: str | tuple[str, str] = ""
     api: Mapping[str, str] = field(default_factory=dict)
@@ -57,7 +59,7 @@ class Setting:
         return None if value is None and self.optional else self.kind.check(self.name, value)
 
 
-# The title of each group of settings, and what else is to be told of it.
+# The title and the description of each group of settings.
 GROUPS = {
     "picture": ("The picture", ""),
     "basic": ("Settings that matter most", ""),
@@ -65,7 +67,10 @@ GROUPS = {
     "sampling": ("Sampling", ""),
     "prompt": ("Prompt", ""),
     "mask": ("Mask", ""),
-    "told": ("Size that the model is told", "As in diffusers; by default the size made, uncropped."),
+    "conditioning": (
+        "Size conditioning",
+        "Sizes that SDXL models are conditioned on (Podell et al., 2307.01952).",
+    ),
     "model": ("Model and devices", ""),
     "files": ("Files", ""),
 }
