@@ -21,7 +21,7 @@ from ssd1b_jax.checkpoints.safetensors import write_safetensors
 from ssd1b_jax.cli import settings as options
 from ssd1b_jax.cli.settings import of_request
 from ssd1b_jax.errors import DeviceError, NonFiniteError
-from ssd1b_jax.images import codec
+from ssd1b_jax.images import writing
 from ssd1b_jax.models import PARTS
 from ssd1b_jax.samplers import SAMPLERS
 from ssd1b_jax.training.__main__ import main as train
@@ -163,7 +163,7 @@ def test_a_lora_of_another_model_is_told_before_the_weights_are_read(capsys, mon
 def test_files_that_could_not_be_written_are_told_before_the_weights_are_read(
     capsys, no_model, tiny_folder, here, monkeypatch
 ):
-    monkeypatch.setitem(codec._ENCODERS, ".webp", ("WEBP", 100, {}))  # as if made for small models
+    monkeypatch.setitem(writing._ENCODERS, ".webp", ("WEBP", 100, {}))  # as if made for small models
     (here / "a.json").write_text("precious")
     arguments = ("img2img", "in.png", "a cat", "--model", tiny_folder)
     code, out, err = run(capsys, *arguments, "-o", "a.webp", "--upscale", 4)

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from ssd1b_jax import files, images
 from ssd1b_jax.errors import ImageError, SaveError
-from ssd1b_jax.images import codec
+from ssd1b_jax.images import reading
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 CORNERS = np.array([[RED, GREEN, BLUE], [WHITE, BLACK, RED]], np.uint8)  # no symmetry
@@ -203,7 +203,7 @@ def test_too_large_is_refused_before_decoding(side, monkeypatch):
     with pytest.raises(ImageError, match="the picture: has more than 89 megapixels"):
         images.load(bytes(header))
     assert limit == Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr(codec, "MAX_PIXELS", 63)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 63)
     with pytest.raises(ImageError, match="has more than"):
         images.load(Image.new("1", (8, 8)))
 

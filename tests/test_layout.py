@@ -95,7 +95,10 @@ assert not heavy, heavy
     ("library", "home"),
     [
         ("orbax", {"checkpoints.orbax"}),
-        ("PIL", {"images.codec", "grid.letters", *COMPOSERS}),  # letters only draws them
+        (
+            "PIL",
+            {"images.reading", "images.resizing", "images.writing", "grid.letters", *COMPOSERS},
+        ),  # letters only draws them
         ("torch", {"bench.peer"}),
         ("diffusers", {"bench.peer"}),
         ("openvino", {"bench.openvino"}),

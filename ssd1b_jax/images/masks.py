@@ -1,10 +1,10 @@
-"""Masks: which pixels are remade, and how the kept ones come back into the result."""
+"""Masks: the pixels that are remade, and how the kept ones come back into the result."""
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from ssd1b_jax import images
-from ssd1b_jax.images.codec import Pixels
+from ssd1b_jax.images.resizing import Pixels
 
 Mask = Bool[np.ndarray, "height width"]
 Share = Float32[np.ndarray, "height width 1"]
@@ -23,14 +23,14 @@ def fit(
 
 
 def lay_over(pixels: Pixels, like_height: int, like_width: int) -> images.Resized:
-    """A mask stretched to the size of its image, and so what of the image each of its pixels means."""
+    """A mask stretched to the size of its image."""
     return images.resize(pixels, like_width, like_height, "stretch")
 
 
 def soften(remade: Mask, width: int) -> Share:
-    """How much of each pixel comes from the model: 0 outside, rising to 1 over `width` pixels inside.
+    """The share of the model in each pixel: 0 outside, rising to 1 over `width` pixels inside.
 
-    So the fading never reaches pixels that are to be kept. Distances are those of an octagon.
+    The fade never reaches pixels that are to be kept. Distances are those of an octagon.
     """
     share, inner = remade.astype(np.float32), remade
     for step in range(1, width):
@@ -40,18 +40,19 @@ def soften(remade: Mask, width: int) -> Share:
 
 
 def cells(remade: Mask, size: int) -> Bool[np.ndarray, "rows columns 1"]:
-    """The latents that are remade: those of which any of the `size` by `size` pixels is."""
+    """The latents that are remade: those with any remade pixel among their `size` by `size`."""
     height, width = remade.shape
     return remade.reshape(height // size, size, width // size, size).any(axis=(1, 3))[..., None]
 
 
-def blend(kept: Pixels, made: Pixels, share: Share) -> Pixels:
-    """`made` where `share` is 1, `kept` where it is 0, to the bit."""
-    return np.where(share < 1, (kept + share * (made.astype(np.float32) - kept)).round(), made).astype(np.uint8)
+def blend(kept: Pixels, remade: Pixels, share: Share) -> Pixels:
+    """`remade` where `share` is 1, `kept` where it is 0, to the bit."""
+    mixed = kept + share * (remade.astype(np.float32) - kept)
+    return np.where(share < 1, mixed.round(), remade).astype(np.uint8)
 
 
 def _eroded(mask: Mask, diagonal: bool) -> Mask:
-    """Without its outermost pixels; what lies beyond the picture counts as inside."""
+    """The mask without its outermost pixels. The outside of the picture counts as inside."""
     height, width = mask.shape
     padded = np.pad(mask, 1, constant_values=True)
     shifts = [(0, 1), (2, 1), (1, 0), (1, 2)] + ([(0, 0), (0, 2), (2, 0), (2, 2)] if diagonal else [])

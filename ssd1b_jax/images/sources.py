@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ssd1b_jax.errors import ImageError
-from ssd1b_jax.images.codec import Source, encode, load
+from ssd1b_jax.images.reading import Source, load
+from ssd1b_jax.images.writing import encode
 
 _DATA_URI = "data:"
 _TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp", b"GIF8": "image/gif"}

@@ -1,0 +1,193 @@
+"""Picture files, Pillow images and arrays to pixels: where pictures enter.
+
+`pixels` are uint8 sRGB (height, width, 3). The rules below settle everything else that a file can hold.
+A rule that changes what is seen leaves a note, a sentence to show to the user.
+
+- Orientation (EXIF) is applied. Of several frames the first is taken (note).
+- Transparency goes on white (note).
+- An embedded colour profile is converted to sRGB. Without one, colours are taken as sRGB; CMYK is
+  converted by the plain formula (note), and YCbCr, Lab and HSV by Pillow's.
+- 16 bits become 8: grey by value / 257, rounded, and colour by its high byte.
+- Grey of 32 bits is read as 16, and refused beyond. Floating point is refused, since it states no range.
+"""
+
+import hashlib
+import io
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageCms, ImageOps
+
+from ssd1b_jax.errors import ImageError
+from ssd1b_jax.images import metadata
+from ssd1b_jax.images.resizing import Pixels
+
+Source = str | os.PathLike | bytes | Image.Image | np.ndarray
+
+MAX_PIXELS = 89_478_485  # 256 MiB of RGB; above it Pillow itself suspects a decompression bomb
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO")  # none runs a program
+_TOO_LARGE = f"has more than {MAX_PIXELS // 10**6} megapixels, make it smaller first"
+
+
+class Loaded(NamedTuple):
+    """A picture that was read. `sha256` is that of the file's bytes, or of the pixels where there is no file."""
+
+    pixels: Pixels
+    notes: tuple[str, ...]
+    sha256: str
+
+
+def load(source: Source) -> Loaded:
+    """Read a path, the bytes of a file, a Pillow image or an array, by the rules above.
+
+    Arrays are uint8, (height, width) or with 3 or 4 (alpha) channels. Raises ImageError.
+    """
+    notes, data = [], None
+    name = str(source) if isinstance(source, str | os.PathLike) else "the picture"
+    with _decoding(name):
+        if isinstance(source, np.ndarray):
+            pixels = _from_array(source, notes)
+        elif isinstance(source, Image.Image):
+            pixels = _from_picture(source, notes)
+        else:
+            data = source if isinstance(source, bytes) else Path(source).read_bytes()
+            picture = _identify(io.BytesIO(data))
+            # The other frames of a phone's MPO are depth or gain maps
+            if picture.format != "MPO" and getattr(picture, "is_animated", False):
+                notes.append("only the first of several frames was used")
+            pixels = _from_picture(picture, notes)
+    digest = sha256(pixels) if data is None else hashlib.sha256(data).hexdigest()
+    return Loaded(pixels, tuple(notes), digest)
+
+
+def sha256(pixels: Pixels) -> str:
+    """The digest of a picture without its file: of "HEIGHT WIDTH 3", a line feed, and the pixels row by row."""
+    shape = " ".join(str(side) for side in pixels.shape)
+    return hashlib.sha256(f"{shape}\n".encode() + pixels.tobytes()).hexdigest()
+
+
+def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The text in a file, where `writing.save` puts it. Raises ImageError."""
+    with _decoding(str(path)), Path(path).open("rb") as file:
+        picture = _identify(file)
+        if picture.format == "PNG":
+            return {key: str(value) for key, value in picture.text.items()}
+        exif = picture.getexif().get_ifd(metadata.EXIF_IFD)
+        return metadata.unpack(exif.get(metadata.USER_COMMENT), picture.info.get("xmp"))
+
+
+def read_attached(path: str | os.PathLike[str]) -> dict[str, bytes]:
+    """The attachments of a PNG by the names of their chunks; nothing for other formats. Raises ImageError."""
+    with _decoding(str(path)), Path(path).open("rb") as file:
+        picture = _identify(file)
+        picture.load()  # to the last chunk
+        return {chunk[0].decode(): chunk[1] for chunk in getattr(picture, "private_chunks", ())}
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turn every failure into an ImageError of one sentence: damaged files make Pillow raise nearly anything."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of damaged metadata and large pictures
+            yield
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not a picture in a known format ({', '.join(FORMATS)})") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: {_TOO_LARGE}") from error
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error.__cause__
+    except Exception as error:
+        raise ImageError(f"{name}: cannot be read: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """An error of Pillow or the system, to follow a colon in our sentence."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def _identify(file: io.BufferedIOBase) -> Image.Image:
+    """A picture with its size known and its pixels not yet decoded."""
+    if not file.read(1):
+        raise ImageError("the file is empty")
+    file.seek(0)
+    return Image.open(file, formats=FORMATS)
+
+
+def _from_picture(picture: Image.Image, notes: list[str]) -> Pixels:
+    pixel_count = math.prod(picture.size)
+    if pixel_count == 0:
+        raise ImageError("has no pixels")
+    if pixel_count > MAX_PIXELS:
+        raise ImageError(_TOO_LARGE)
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F":
+        raise ImageError("floating-point pixels have no known range, save it with 8 or 16 bits")
+    return _from_grey16(picture, notes) if picture.mode.startswith("I") else _from_colour(picture, notes)
+
+
+def _from_array(array: np.ndarray, notes: list[str]) -> Pixels:
+    fits = array.ndim == 2 or array.ndim == 3 and array.shape[-1] in (3, 4)
+    if array.dtype != np.uint8 or not fits or array.size == 0:
+        raise ImageError(
+            "an array must be uint8 of shape (height, width), (height, width, 3) or (height, width, 4), "
+            f"got {array.dtype} {array.shape}"
+        )
+    if array.ndim == 2:
+        return _grey(array)
+    return array.copy() if array.shape[-1] == 3 else _on_white(array[..., :3], array[..., 3], notes)
+
+
+def _from_grey16(picture: Image.Image, notes: list[str]) -> Pixels:
+    values, transparent = np.asarray(picture), picture.info.get("transparency")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ImageError(f"grey values must be in [0, 65535], got {low} to {high}")
+    pixels = _grey(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+    if transparent is None:
+        return pixels
+    return _on_white(pixels, np.where(values == transparent, 0, 255).astype(np.uint8), notes)
+
+
+def _from_colour(picture: Image.Image, notes: list[str]) -> Pixels:
+    profile, alpha = picture.info.get("icc_profile"), None
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        alpha = np.asarray(rgba.getchannel("A"))
+        picture = picture.convert("L") if picture.mode in ("L", "LA") else rgba.convert("RGB")
+    if picture.mode not in ("L", "RGB", "CMYK"):
+        picture = picture.convert("RGB")
+    pixels = np.array(_to_srgb(picture, profile, notes))
+    return pixels if alpha is None else _on_white(pixels, alpha, notes)
+
+
+def _to_srgb(picture: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            notes.append("the colour profile could not be used, colours may be off")
+    elif picture.mode == "CMYK":
+        notes.append("CMYK without a colour profile, colours are approximate")
+    return picture.convert("RGB")
+
+
+def _grey(values: UInt8[np.ndarray, "height width"]) -> Pixels:
+    return np.repeat(values[..., None], 3, axis=-1)
+
+
+def _on_white(pixels: Pixels, alpha: UInt8[np.ndarray, "height width"], notes: list[str]) -> Pixels:
+    """Colours mixed with white as stored (gamma-encoded), as every browser shows them."""
+    if alpha.min() == 255:
+        return pixels.copy()
+    notes.append("transparent parts were put on white")
+    alpha = alpha[..., None].astype(np.uint16)
+    return ((pixels * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
