@@ -11,8 +11,10 @@ import pytest
 from helpers import artwork as artwork_fixture
 from helpers import tiny
 
+from ssd1b_jax import config
 from ssd1b_jax.checkpoints import lora, model_folder
 from ssd1b_jax.engine.devices import Devices
+from ssd1b_jax.samplers import schedule
 from ssd1b_jax.training import autoencoder, denoiser, distillation, doodles, latents, loop, vocabulary
 from ssd1b_jax.training.captions import Writer
 from ssd1b_jax.training.model import emoji_128
@@ -133,19 +135,23 @@ def test_shards_of_latents_are_added_to(sprites, tmp_path):
 
 def test_pictures_begin_from_their_sources_at_high_noise_alone(sprites, tmp_path):
     data = shards(tmp_path, 2, sprites)
+    alphas = schedule.alphas_cumprod(config.ssd_1b().schedule)
+    sigmas = np.sqrt(1 / alphas - 1)
     chosen = np.arange(80)
     levels = np.linspace(0, 1, 80, endpoint=False)
     shares = np.stack(
-        [denoiser.mix(np.random.default_rng(i), data, chosen, levels, np.full(80, True))[0] for i in range(30)]
-    )
-    mixed = shares.max(0) > 0
-    assert not mixed[data.source_of < 0].any()
-    assert not mixed[(levels <= denoiser.MIXED_FROM) | (levels >= denoiser.MIXED_TO)].any()
+        [denoiser.mix(np.random.default_rng(i), data, sigmas, chosen, levels, np.full(80, True))[0] for i in range(40)]
+    ).max(0)
+    assert not shares[data.source_of < 0].any() and not shares[levels >= denoiser.MIXED_TO].any()
     others = data.source_things[data.source_of] != data.scenes[:, 0]
-    assert not mixed[others & (levels <= denoiser.OTHERS_FROM)].any()
-    assert mixed[(data.source_of >= 0) & (levels > denoiser.OTHERS_FROM) & (levels < denoiser.MIXED_TO)].all()
-    assert shares.max() == 1
-    dropped, _ = denoiser.mix(np.random.default_rng(0), data, chosen, levels, np.full(80, False))
+    first = np.where(others, denoiser.OTHERS_FROM, denoiser.MIXED_FROM)
+    has_source = data.source_of >= 0
+    assert (shares[has_source & (levels > first) & (levels < denoiser.MIXED_TO)] == 1).all()
+    # Below the level where a way may begin there is never more than what is left of its source.
+    left = sigmas[(levels * 999).astype(int)] / sigmas[(first * 999).astype(int)]
+    below = has_source & (levels < first)
+    assert (shares[below] > 0).all() and (shares[below] <= left[below] + 1e-6).all()
+    dropped, _ = denoiser.mix(np.random.default_rng(0), data, sigmas, chosen, levels, np.full(80, False))
     assert not dropped.any()
 
 

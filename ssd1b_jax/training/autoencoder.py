@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models.vae import VAE
@@ -21,6 +21,7 @@ from ssd1b_jax.training.loop import Recipe, train
 
 WINDOWS = Recipe(steps=1800, batch_size=24, learning_rate=5e-3, adam_learning_rate=3e-3, cooldown=0.1, ema_decay=0.995)
 RECIPE = Recipe(steps=800, batch_size=8, learning_rate=3e-3, adam_learning_rate=2e-3, cooldown=0.7, ema_decay=0.99)
+Window = UInt8[np.ndarray, "rows columns 3"]
 RUNS = "windows", "whole"
 WINDOW = 64  # pixels along each side
 WINDOWS_EACH = 4  # of a picture
@@ -41,7 +42,7 @@ def picture(rng: np.random.Generator, sprites: Sprites, width: int) -> pictures.
     return pictures.draw(sprites, pictures.source(rng, scene), width, photo=rng.random() < 0.5)
 
 
-def windows_of(rng: np.random.Generator, pixels: pictures.Pixels, size: int) -> list[pictures.Pixels]:
+def windows_of(rng: np.random.Generator, pixels: pictures.Pixels, size: int) -> list[Window]:
     """The liveliest half of eight windows into a picture."""
     corners = rng.integers(0, len(pixels) - size + 1, (2 * WINDOWS_EACH, 2))
     windows = [pixels[y : y + size, x : x + size] for y, x in corners]

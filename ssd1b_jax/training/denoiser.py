@@ -30,8 +30,8 @@ TEXT_RECIPE = Recipe(steps=1500, batch_size=128, learning_rate=2e-3, adam_learni
 RECIPE = Recipe(steps=8000, batch_size=64, learning_rate=4e-3, adam_learning_rate=2e-3, cooldown=0.35, ema_decay=0.999)
 PROMPT_DROPOUT = 0.1
 MAX_WEIGHT = 16.0
-MIXED_SHARE = 0.75  # of the pictures that have a source, at the noise levels for it
-MIXED_FROM, OTHERS_FROM, MIXED_TO = 0.38, 0.58, 0.92  # of all noise levels
+MIXED_SHARE = 0.6  # of the pictures that have a source
+MIXED_FROM, OTHERS_FROM, MIXED_TO = 0.38, 0.58, 0.92  # of all noise levels: ways begin there, from one's own source
 PLACES = [None, "left", "right", "top", "bottom", "top left", "top right", "bottom left", "bottom right"]
 KINDS = dict(
     thing=len(THINGS), background=len(COLORS), color=len(COLORS), style=len(STYLE_NAMES),
@@ -149,6 +149,8 @@ def train_denoiser(
 def batches(config: ModelConfig, tokenizers: Tokenizers, writer: Writer, data: Latents, recipe: Recipe):
     """Draws batches of latents, what they begin from, noise levels and captions, for `train`."""
     scale = np.float32(config.vae.scaling_factor)
+    alphas = schedule.alphas_cumprod(config.schedule)
+    sigmas = np.sqrt(1 / alphas - 1)
 
     def batch(rng: np.random.Generator) -> dict:
         chosen = np.sort(rng.choice(len(data.targets), recipe.batch_size, replace=False))
@@ -156,7 +158,7 @@ def batches(config: ModelConfig, tokenizers: Tokenizers, writer: Writer, data: L
         levels = rng.permutation((rng.random() + np.arange(recipe.batch_size) / recipe.batch_size) % 1.0)  # stratified
         kept = rng.random(recipe.batch_size) >= PROMPT_DROPOUT
         targets = data.targets[chosen].astype(np.float32) * scale
-        mixes, sources = mix(rng, data, chosen, levels, kept)
+        mixes, sources = mix(rng, data, sigmas, chosen, levels, kept)
         return dict(
             latents=targets,
             sources=np.where(mixes[:, None, None, None] > 0, sources * scale, targets),
@@ -169,14 +171,21 @@ def batches(config: ModelConfig, tokenizers: Tokenizers, writer: Writer, data: L
     return batch
 
 
-def mix(rng, data: Latents, chosen, levels, kept) -> tuple[np.ndarray, np.ndarray]:
-    """How much of its source each noisy picture has, 0 to 1, and the sources' latents."""
+def mix(rng, data: Latents, sigmas, chosen, levels, kept) -> tuple[np.ndarray, np.ndarray]:
+    """How much of its source each noisy picture has, 0 to 1, and the sources' latents.
+
+    All of it where a way begins, at any level from the one on that suits the source; then as much as is left there
+    when the way is walked to the picture by DDIM, which is in proportion to sigma. `sigmas` are by timestep.
+    """
     rows = data.source_of[chosen]
     same = data.scenes[chosen, 0] == data.source_things[rows]
-    suitable = (rows >= 0) & kept & (levels > np.where(same, MIXED_FROM, OTHERS_FROM)) & (levels < MIXED_TO)
-    suitable &= rng.random(len(chosen)) < MIXED_SHARE
-    share = np.where(rng.random(len(chosen)) < 0.5, 1.0, rng.random(len(chosen)))
-    return (suitable * share).astype(np.float32), data.sources[rows].astype(np.float32)
+    first = np.where(same, MIXED_FROM, OTHERS_FROM)
+    suitable = (rows >= 0) & kept & (levels < MIXED_TO) & (rng.random(len(chosen)) < MIXED_SHARE)
+    lowest = np.maximum(first, levels)
+    began = lowest + rng.random(len(chosen)) * (MIXED_TO - lowest)
+    at, begin = (sigmas[(level.clip(0, 1) * (len(sigmas) - 1)).astype(int)] for level in (levels, began))
+    share = np.where((levels > first) & (rng.random(len(chosen)) < 0.5), 1.0, at / begin)
+    return (suitable * share.clip(0, 1)).astype(np.float32), data.sources[rows].astype(np.float32)
 
 
 def _quiet(params):
