@@ -15,7 +15,7 @@ from ssd1b_jax import config
 from ssd1b_jax.checkpoints import lora, model_folder
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.samplers import schedule
-from ssd1b_jax.training import autoencoder, denoiser, distillation, doodles, latents, loop, vocabulary
+from ssd1b_jax.training import artwork, autoencoder, denoiser, distillation, doodles, latents, loop, vocabulary
 from ssd1b_jax.training.captions import Writer
 from ssd1b_jax.training.model import emoji_128
 from ssd1b_jax.training.things import NAMES, THINGS
@@ -108,7 +108,7 @@ def test_more_than_white_is_white_and_less_is_not():
     np.testing.assert_allclose(errors, [0, -0.1 - margin, 0, 0.5 + margin, 0.2], atol=1e-6)
 
 
-def shards(folder, count, sprites):
+def shards(folder, count, sprites, workers=0):
     """Latents that a coder which averages 16 x 16 pixels would make."""
 
     def encode(params, pixels):
@@ -116,7 +116,7 @@ def shards(folder, count, sprites):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latents, "_encoder", lambda config: encode)
-        latents.make(tiny.tiny_config(), None, sprites, folder, count, size=40)
+        latents.make(tiny.tiny_config(), None, sprites, folder, count, size=40, workers=workers)
     return latents.Latents.load(folder)
 
 
@@ -131,6 +131,15 @@ def test_shards_of_latents_are_added_to(sprites, tmp_path):
     owners = np.flatnonzero(both.source_of >= 0)
     assert len(owners) == len(both.sources) == len(both.source_things) and 20 < len(owners) < 60
     assert both.scene(3).thing == both.scenes[3, 0] and isinstance(both.scene(3).mirror, bool)
+
+
+def test_workers_draw_the_same_pictures(sprites, tmp_path):
+    np.save(tmp_path / "sprites.npy", sprites.pixels)
+    from_disk = artwork.Sprites.load(tmp_path)
+    assert from_disk.others == sprites.others
+    alone, shared = shards(tmp_path / "a", 1, sprites), shards(tmp_path / "b", 1, from_disk, workers=1)
+    np.testing.assert_array_equal(shared.targets, alone.targets)
+    np.testing.assert_array_equal(shared.sources, alone.sources)
 
 
 def test_pictures_begin_from_their_sources_at_high_noise_alone(sprites, tmp_path):

@@ -100,7 +100,7 @@ def _runs(steps: list[int] | None):
 
 
 def make_latents(work: Workspace, arguments) -> None:
-    latents.make(emoji_128(), work.vae(), work.sprites, work / "latents", arguments.shards)
+    latents.make(emoji_128(), work.vae(), work.sprites, work / "latents", arguments.shards, workers=arguments.workers)
     if not (work / "scaling_factor.json").exists():
         factor = latents.Latents.load(work / "latents").scaling_factor()
         (work / "scaling_factor.json").write_text(json.dumps(round(factor, 5)))
@@ -188,6 +188,9 @@ def main(argv: list[str] | None = None) -> int:
     coder.add_argument("--steps", type=int, nargs=2, metavar=("WINDOWS", "WHOLE"), help="optimizer steps of both runs")
     encoder = command("latents", make_latents, "draw pictures and encode them")
     encoder.add_argument("--shards", type=int, default=30, help=f"of {latents.SHARD} pictures in all (default: 30)")
+    encoder.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes that draw (default: cores)"
+    )
     trainer = command("denoiser", train_denoiser, "train the text encoders and the UNet")
     trainer.add_argument("--steps", type=int, help=f"optimizer steps (default: {denoiser.RECIPE.steps})")
     teacher = command("distil", distil, "train a LoRA for four steps without guidance")

@@ -154,7 +154,7 @@ def batches(config: ModelConfig, tokenizers: Tokenizers, writer: Writer, data: L
 
     def batch(rng: np.random.Generator) -> dict:
         chosen = np.sort(rng.choice(len(data.targets), recipe.batch_size, replace=False))
-        written = [writer.write(rng, data.scene(index)).text for index in chosen]
+        written = [writer.write(rng, data.scene(index)).text for index in chosen.tolist()]
         levels = rng.permutation((rng.random() + np.arange(recipe.batch_size) / recipe.batch_size) % 1.0)  # stratified
         kept = rng.random(recipe.batch_size) >= PROMPT_DROPOUT
         targets = data.targets[chosen].astype(np.float32) * scale

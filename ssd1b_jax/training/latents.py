@@ -6,7 +6,9 @@ which. Each follows from its number alone.
 """
 
 import functools
+import multiprocessing
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,36 +21,66 @@ from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models import abstract
 from ssd1b_jax.training import pictures
 from ssd1b_jax.training.artwork import Sprites
-from ssd1b_jax.training.pictures import Scene
+from ssd1b_jax.training.pictures import Pixels, Scene
 
 SHARD = 2048  # scenes
 SOURCES_SHARE = 0.5
 BATCH = 32
 
 
-def make(config: ModelConfig, vae_params, sprites: Sprites, folder: Path, count: int, size: int = SHARD) -> None:
-    """Make the shards up to `count` that are not there yet."""
-    encode = _encoder(config)
-    for number in range(count):
-        target = folder / f"{number:04d}"
-        if not target.exists():
-            draw = functools.partial(pictures.draw, sprites, width=config.defaults.width)
-            _make_shard(lambda pixels: encode(vae_params, pixels), draw, target, number, size)
+def make(
+    config: ModelConfig,
+    vae_params,
+    sprites: Sprites,
+    folder: Path,
+    count: int,
+    *,
+    size: int = SHARD,
+    workers: int = 0,
+) -> None:
+    """Make the shards up to `count` that are not there yet; `workers` processes draw, none by itself."""
+    encode = functools.partial(_encoder(config), vae_params)
+    draw = functools.partial(_draw, width=config.defaults.width)
+    missing = [target for number in range(count) if not (target := folder / f"{number:04d}").exists()]
+    if not workers or not missing:
+        _open(sprites)
+        for target in missing:
+            _make_shard(encode, functools.partial(map, draw), target, size)
+        return
+    processes = multiprocessing.get_context("spawn")
+    source = Path(sprites.pixels.filename).parent
+    with ProcessPoolExecutor(workers, processes, _open_folder, (source,)) as pool:
+        for target in missing:
+            _make_shard(encode, functools.partial(pool.map, draw, chunksize=BATCH), target, size)
 
 
-def _make_shard(encode, draw, target: Path, number: int, size: int) -> None:
-    rng = np.random.default_rng((7, number))
+_opened: list[Sprites] = []  # what this process draws from
+
+
+def _open(sprites: Sprites) -> None:
+    _opened[:] = [sprites]
+
+
+def _open_folder(folder: Path) -> None:
+    _open(Sprites.load(folder))
+
+
+def _draw(scene: Scene, photo: bool, width: int) -> Pixels:
+    return pictures.draw(_opened[0], scene, width, photo)
+
+
+def _make_shard(encode, draw_all, target: Path, size: int) -> None:
+    rng = np.random.default_rng((7, int(target.name)))
     scenes = [pictures.sample(rng) for _ in range(size)]
     has_source = np.flatnonzero(rng.random(size) < SOURCES_SHARE)
     sources = [pictures.source(rng, scenes[i]) for i in has_source]
-    photos = rng.random(len(sources)) < 0.3
+    photos = (rng.random(len(sources)) < 0.3).tolist()
     partial = target.with_suffix(".part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     np.save(partial / "scenes.npy", np.array(scenes, np.float64))
-    np.save(partial / "targets.npy", _encoded(encode, map(draw, scenes)))
-    drawn = (draw(scene, photo=photo) for scene, photo in zip(sources, photos.tolist(), strict=True))
-    np.save(partial / "sources.npy", _encoded(encode, drawn))
+    np.save(partial / "targets.npy", _encoded(encode, draw_all(scenes, [False] * size)))
+    np.save(partial / "sources.npy", _encoded(encode, draw_all(sources, photos)))
     np.save(partial / "of.npy", has_source)
     np.save(partial / "things.npy", np.array([scene.thing for scene in sources]))
     partial.rename(target)
