@@ -101,6 +101,7 @@ class Pipeline:
             dict(platform=first.platform, kind=first.device_kind),
             stages.dtypes,
             self.devices.per_device,
+            self.devices.pool_threads,
         )
         self._adapters = Adapters(self.config, self._placed(model), platform)
         self._lora_files: dict[str, str] = {}

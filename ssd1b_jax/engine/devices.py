@@ -7,6 +7,7 @@ placed once, by sharding: pmap would send them again on every call otherwise.
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from ssd1b_jax.errors import DeviceError
 from ssd1b_jax.settings import SETTINGS
 
 AXIS = "data"
+POOL_THREAD = "tf_XLAEigen"  # as the system lists a thread of XLA:CPU's pool
 
 
 class Devices:
@@ -40,6 +42,17 @@ class Devices:
         """Pictures of one call."""
         return len(self.devices) * self.per_device
 
+    @property
+    def pool_threads(self) -> int | None:
+        """Threads of XLA's pool on a CPU, counted by their name; None on other devices and where Linux is not.
+
+        XLA takes as many as there are cores (or as NPROC says), and at least one a device. It divides a program's
+        elementwise loops by that number, and some values round otherwise when they are divided otherwise.
+        """
+        if self.platform != "cpu":
+            return None
+        return sum(_thread_name(task) == POOL_THREAD for task in Path("/proc/self/task").glob("*")) or None
+
     def map(self, function: Callable, *, batches: int, donate: tuple[int, ...] = ()) -> Callable:
         """`function(params, *batches)` on every device; the batches are as `split` makes them.
 
@@ -62,6 +75,13 @@ class Devices:
     def join(self, batch):
         """Inverse of `split`, as NumPy arrays on the host."""
         return jax.tree.map(lambda x: np.asarray(x).reshape(self.batch_size, *x.shape[2:]), batch)
+
+
+def _thread_name(task: Path) -> str:
+    try:
+        return (task / "comm").read_text().strip()
+    except OSError:  # it has ended
+        return ""
 
 
 def local_devices() -> list[jax.Device]:

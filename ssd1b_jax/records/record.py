@@ -34,18 +34,21 @@ FORMAT = 1
 KEY = "ssd1b"
 SOURCES = {"image": "inPt", "mask": "maSk"}  # a Request's pictures, and the PNG chunks that embed them
 PACKAGES = ("ssd1b_jax", "jax", "jaxlib", "flax", "numpy", "pillow")
-FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_THREEFRY_PARTITIONABLE")
+FLAGS = ("XLA_FLAGS", "NPROC", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_THREEFRY_PARTITIONABLE")
 
 Record = dict[str, Any]
 
 
-def maker(model: Record, device: Record, dtypes: Mapping[str, Any], per_device: int) -> Record:
-    """The part of a record that all pictures of one pipeline share."""
+def maker(model: Record, device: Record, dtypes: Mapping[str, Any], per_device: int, threads: int | None) -> Record:
+    """The part of a record that all pictures of one pipeline share.
+
+    `threads` are those of XLA's pool on a CPU (`engine.devices`), None where there is none.
+    """
     return dict(
         model=model,
         versions={name: version(name) for name in PACKAGES} | dict(python=platform.python_version()),
         device=device,
-        machine=_machine(),
+        machine=_machine() | (dict(threads=threads) if threads else {}),
         flags={name: os.environ[name] for name in FLAGS if os.environ.get(name)},
         dtype={part: np.dtype(dtype).name for part, dtype in dtypes.items()},
         per_device=per_device,
@@ -54,7 +57,7 @@ def maker(model: Record, device: Record, dtypes: Mapping[str, Any], per_device: 
 
 @functools.cache
 def _machine() -> Record:
-    """The kind and the number of cores, on which a CPU's pixels depend."""
+    """The kind of processor and the cores that the process may use, on which a CPU's pixels depend."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
