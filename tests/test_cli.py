@@ -297,7 +297,7 @@ def test_a_console_that_lacks_letters_costs_no_picture(here, tiny_folder):
         )
         assert (told.returncode, told.stderr) == (0, b"")
         assert told.stdout.startswith(rb"\u732b-1.png: ")
-    assert (here / "\u732b-1.png").exists()
+        (here / "\u732b-1.png").unlink()  # the next one's name
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
 
+from ssd1b_jax.checkpoints.safetensors import write_safetensors
 from ssd1b_jax.checkpoints.tensor_names import Entry, table
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models import abstract
@@ -130,4 +130,5 @@ def save(path: Path, factors: dict, config: ModelConfig) -> None:
         tensors[f"unet.{name}.lora_A.weight"] = np.ascontiguousarray(down.transpose(np.argsort(entry.axes)))
         window = (1,) * (down.ndim - 2)
         tensors[f"unet.{name}.lora_B.weight"] = np.ascontiguousarray(up.T).reshape(*up.T.shape, *window)
-    save_file(tensors, path)
+    entries = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    write_safetensors(path, entries, tensors.items())
