@@ -11,8 +11,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for checkers and editors
+    from ssd1b_jax.engine.callers import Progress as Progress
+    from ssd1b_jax.engine.ticket import Ticket as Ticket
+    from ssd1b_jax.errors import (
+        CancelledError as CancelledError,
+    )
     from ssd1b_jax.errors import (
         ConfigError as ConfigError,
+    )
+    from ssd1b_jax.errors import (
+        DeadlineError as DeadlineError,
     )
     from ssd1b_jax.errors import (
         DeviceError as DeviceError,
@@ -22,6 +30,9 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for checkers and editors
     )
     from ssd1b_jax.errors import (
         FileError as FileError,
+    )
+    from ssd1b_jax.errors import (
+        Full as Full,
     )
     from ssd1b_jax.errors import (
         GridError as GridError,
@@ -51,7 +62,6 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for checkers and editors
         WeightsError as WeightsError,
     )
     from ssd1b_jax.pipeline import Pipeline as Pipeline
-    from ssd1b_jax.pipeline import Progress as Progress
     from ssd1b_jax.records import Output as Output
     from ssd1b_jax.request import Request as Request
     from ssd1b_jax.result import Result as Result
@@ -61,14 +71,17 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless t
 
 _HOMES = {
     "Pipeline": "pipeline",
-    "Progress": "pipeline",
+    "Progress": "engine.callers",
     "Request": "request",
     "Result": "result",
     "Output": "records",
+    "CancelledError": "errors",
     "ConfigError": "errors",
+    "DeadlineError": "errors",
     "DeviceError": "errors",
     "Error": "errors",
     "FileError": "errors",
+    "Full": "errors",
     "GridError": "errors",
     "ImageError": "errors",
     "ModelError": "errors",
@@ -77,6 +90,7 @@ _HOMES = {
     "RecordError": "errors",
     "RequestError": "errors",
     "SaveError": "errors",
+    "Ticket": "engine.ticket",
     "WeightsError": "errors",
 }
 __all__ = sorted(_HOMES)

@@ -93,6 +93,31 @@ class DeviceError(Error, RuntimeError):
     http_status = 503
 
 
+class CancelledError(Error):
+    """A picture that its caller, or a queue that was closed, gave up."""
+
+    exit_code = INTERRUPTED
+    http_status = 499
+
+
+class DeadlineError(Error, TimeoutError):
+    """A picture that was not done by its deadline."""
+
+    exit_code = FAILED
+    http_status = 504
+
+
+class Full(Error):
+    """A queue that takes no more work now; `seconds` from now it will."""
+
+    exit_code = FAILED
+    http_status = 503
+
+    def __init__(self, message: str, seconds: float):
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class ContenderError(Error, RuntimeError):
     """A contender of the benchmark that could not do its part."""
 

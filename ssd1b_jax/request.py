@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -256,14 +256,21 @@ def repeat(request: Request, count: int) -> list[Request]:
     return [dataclasses.replace(request, **{name: (first + i) % 2**64}) for i in range(count)]
 
 
-def listed(requests: Any) -> list[Request]:
-    """Requests as a list. Raises RequestError for what is no iterable of Requests."""
+def as_requests(requests: Any) -> Iterable[Request]:
+    """An iterable of Requests, whose items are checked: at once where it has a length, else as they are taken.
+
+    Raises RequestError for what is no iterable of Requests.
+    """
     if isinstance(requests, Request):
         raise RequestError("requests must be an iterable of Requests, got one Request: put it in a list")
     if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
         raise RequestError(f"requests must be an iterable of Requests, got {type(requests).__name__}")
-    requests = list(requests)
+    checked = _each_checked(requests)
+    return list(checked) if isinstance(requests, Sized) else checked
+
+
+def _each_checked(requests: Iterable[Any]) -> Iterator[Request]:
     for index, request in enumerate(requests):
         if not isinstance(request, Request):
             raise RequestError(f"requests must be Requests, got {type(request).__name__} at index {index}")
-    return requests
+        yield request

@@ -164,13 +164,14 @@ def their_img2img(folder: Path, given: Inputs) -> Calls:
 
 def our_img2img(folder: Path, given: Inputs, dtype: str = "float32") -> Calls:
     pipeline, seen = Pipeline.from_pretrained(folder, dtype=dtype), []
-    decode = pipeline._decode
+    run = pipeline.runner.run
 
-    def watched(params, latents):
-        seen.append(np.asarray(latents)[0, 0])
-        return decode(params, latents)
+    def watched(name, program, *arguments):
+        if name == "decode":
+            seen.append(np.asarray(arguments[1])[0, 0])
+        return run(name, program, *arguments)
 
-    pipeline._decode = watched
+    pipeline.runner.run = watched
 
     def remake():
         sizes = dict(width=PICTURE_SIZE, height=PICTURE_SIZE)

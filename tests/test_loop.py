@@ -109,7 +109,7 @@ def test_a_longer_table_than_the_loop_changes_nothing():
     later = run(done, rows, 9, 30)
     np.testing.assert_array_equal(later.latents, done.latents)
     np.testing.assert_array_equal(later.registers, done.registers)
-    np.testing.assert_array_equal(later.clean, done.latents)
+    np.testing.assert_array_equal(later.denoised, done.latents)
 
 
 def test_padded_rows_are_the_identity():
@@ -149,9 +149,9 @@ def test_a_model_that_knows_the_picture_gives_it_back(name, exact_steps):
     table = build(name, CONFIG, 12, 0.9, exact_steps)
     state, rows = started([table])
     done = run_ideal(state, rows, table.calls)
-    assert np.abs(done.clean - normal(5, 1)).max() < 1e-2
+    assert np.abs(done.denoised - normal(5, 1)).max() < 1e-2
     if not name.startswith(("ddim", "deis", "lcm", "lms", "pndm")):  # whose last steps aren't the prediction alone
-        np.testing.assert_array_equal(done.latents, done.clean)
+        np.testing.assert_array_equal(done.latents, done.denoised)
 
 
 def test_begin_mixes_image_and_noise_as_the_table_says():

@@ -46,13 +46,14 @@ def ours(folder, tmp_path_factory):
     convert(folder, target, dtype="float32")
     pipe = Pipeline.from_pretrained(target)
     pipe.final_latents = []
-    decode = pipe._decode
+    run = pipe.runner.run
 
-    def spy(params, latents):
-        pipe.final_latents.append(np.asarray(latents)[0, 0])
-        return decode(params, latents)
+    def spy(name, program, *arguments):
+        if name == "decode":
+            pipe.final_latents.append(np.asarray(arguments[1])[0, 0])
+        return run(name, program, *arguments)
 
-    pipe._decode = spy
+    pipe.runner.run = spy
     return pipe
 
 

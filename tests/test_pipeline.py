@@ -13,9 +13,10 @@ from helpers import lora, tiny
 from helpers.requests import digest, mixture, picture
 
 from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError
+from ssd1b_jax.engine import programs
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
 from ssd1b_jax.engine.devices import Devices
-from ssd1b_jax.request import listed
+from ssd1b_jax.request import as_requests
 
 CACHE_SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 COLLECTIVES = r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
@@ -106,6 +107,7 @@ def test_half_precision_is_close_and_begins_with_the_same_noise(tiny_folder, tin
 
 
 def test_nothing_is_compiled_after_the_first_picture(tiny_model, compiled):
+    programs.forget()
     pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
     first = Request(image=picture(), prompt="a red apple", seed=1)
     before = pipe.generate([first])[0]
@@ -152,21 +154,19 @@ def test_progress_counts_every_call_and_changes_no_pixel(tiny_pipe, on_one_devic
 @pytest.mark.slow
 def test_the_programs_do_not_communicate(eight, monkeypatch):
     """Read what XLA made for eight devices; a sum over them is recognized, so the search can find one."""
-    texts = {}
-    for name in ("_prepare", "_advance", "_decode"):
-        mapped = getattr(eight, name)
+    texts, run = {}, eight.runner.run
 
-        def spy(*arguments, name=name, mapped=mapped):
-            texts[name] = mapped.lower(*arguments).compile().as_text()
-            return mapped(*arguments)
+    def spy(name, program, *arguments):
+        texts[name] = eight.runner.programs.get(name, program).as_text()
+        return run(name, program, *arguments)
 
-        monkeypatch.setattr(eight, name, spy)
-    eight.generate(mixture()[:1])
-    assert set(texts) == {"_prepare", "_advance", "_decode"}
+    monkeypatch.setattr(eight.runner, "run", spy)
+    eight.generate(mixture()[:9])  # more pictures than rows: some are moved
+    assert {"prepare", "advance", "decode", "put_latents"} <= set(texts)
     for text in texts.values():
         assert not re.search(COLLECTIVES, text)
     devices = Devices()
-    summed = devices.map(lambda params, x: jax.lax.psum(x, "data"), batches=1)
+    summed = devices.map(lambda params, x: jax.lax.psum(x, "data"))
     assert re.search(COLLECTIVES, summed.lower((), np.ones((8, 1), np.float32)).compile().as_text())
 
 
@@ -218,7 +218,7 @@ def test_a_value_that_is_not_finite_names_its_stage(tiny_model, part, leaf, stag
 
 
 def test_nothing_runs_if_one_request_is_bad(tiny_pipe, monkeypatch):
-    monkeypatch.setattr(tiny_pipe, "_prepare", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr(tiny_pipe.runner, "run", lambda *_: pytest.fail("ran"))
     good = Request(image=picture(), prompt="a red apple")
     with pytest.raises(RequestError, match=r"strength must be in \(0, 1\], got 1.5"):
         tiny_pipe.generate([good, dataclasses.replace(good, strength=1.5)])
@@ -286,9 +286,9 @@ ONE = Request(image="a.png", prompt="")
 )
 def test_what_is_no_list_of_requests_is_told(requests, sentence):
     with pytest.raises(RequestError) as error:
-        listed(requests)
+        as_requests(requests)
     assert str(error.value) == sentence
-    assert listed(iter([ONE])) == [ONE]
+    assert list(as_requests(iter([ONE]))) == [ONE]
 
 
 def test_generate_tells_what_is_no_list_of_requests(tiny_folder):

@@ -145,31 +145,27 @@ def load(task: Task) -> Prepared:
     return Prepared(lambda: jax.block_until_ready(load_model(_folder(task), dtype="float32").params) and None)
 
 
-class WatchedDevices(Devices):
-    """Devices that note when they have work: from a call's return, which gives it out, until its results are ready.
+class Watch:
+    """Notes when a pipeline's devices have work: from a call's return, which gives it out, until its results are ready.
 
     A thread waits for the results, and host and devices go on as they do without it; with `waiting`,
     every call waits itself, so that nothing is done meanwhile. Virtual devices share the host's cores: while
     it is busy they are slower, and have work all the same.
     """
 
-    def __init__(self, devices=None, per_device: int = 1, *, waiting: bool = False):
-        super().__init__(devices, per_device)
+    def __init__(self, pipe: Pipeline, *, waiting: bool = False):
         self._waiting, self._thread, self._spans = waiting, ThreadPoolExecutor(1), []
+        self._call = pipe.runner.run
+        pipe.runner.run = self._run
 
-    def map(self, function: Callable, *, batches: int, donate: tuple[int, ...] = ()) -> Callable:
-        call = super().map(function, batches=batches, donate=donate)
-
-        def run(*arguments):
-            results = call(*arguments)
+    def _run(self, name: str, program, *arguments):
+        results = self._call(name, program, *arguments)
+        if not name.startswith("put"):
             span = self._thread.submit(self._wait, time.perf_counter(), results[-1])  # never donated
             self._spans.append(span)
             if self._waiting:
                 span.result()
-            return results
-
-        run.lower = call.lower
-        return run
+        return results
 
     @staticmethod
     def _wait(began: float, results) -> tuple[float, float]:
@@ -190,24 +186,25 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
     return seconds
 
 
-def _from_files(task: Task, devices: WatchedDevices, count: int) -> tuple[Callable[[], None], list]:
+def _from_files(task: Task, devices: Devices, count: int, waiting: bool = False) -> tuple[Callable[[], None], list]:
     """Pictures read from as many files and written to others; of every run its seconds, and those with work."""
     paths, times, pipe = task.write_pictures("ours", count), [], _pipeline(task, devices)
+    watch = Watch(pipe, waiting=waiting)
     requests = [dataclasses.replace(_request(task, i), image=path) for i, path in enumerate(paths)]
 
     def run():
-        devices.take()
+        watch.take()
         began = time.perf_counter()
         for index, result in pipe.stream(requests):
             result.save(paths[index].with_stem(f"{index}-made"))
-        times.append((time.perf_counter() - began, devices.take()))
+        times.append((time.perf_counter() - began, watch.take()))
 
     return run, times
 
 
 def host(task: Task) -> Prepared:
     """A picture from file to file: all that the host does for it while no device works, as nothing overlaps."""
-    run, times = _from_files(task, WatchedDevices(jax.local_devices()[:1], waiting=True), 1)
+    run, times = _from_files(task, Devices(jax.local_devices()[:1]), 1, waiting=True)
 
     def notes() -> dict[str, float]:
         seconds, spent = np.transpose(times[1:])
@@ -219,7 +216,7 @@ def host(task: Task) -> Prepared:
 def batch(task: Task, devices: int = 4) -> Prepared:
     """Pictures from files to files over virtual devices: how many a second, and how much of that these had work."""
     jax.config.update("jax_num_cpu_devices", devices)
-    run, times = _from_files(task, WatchedDevices(per_device=TOGETHER // devices), PICTURES)
+    run, times = _from_files(task, Devices(per_device=TOGETHER // devices), PICTURES)
 
     def notes() -> dict[str, float]:
         seconds, spent = np.transpose(times[1:])

@@ -6,6 +6,7 @@ placed once, by sharding: pmap would send them again on every call otherwise.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -53,13 +54,16 @@ class Devices:
             return None
         return sum(_thread_name(task) == POOL_THREAD for task in Path("/proc/self/task").glob("*")) or None
 
-    def map(self, function: Callable, *, batches: int, donate: tuple[int, ...] = ()) -> Callable:
+    def map(self, function: Callable, *, donate: str | None = None) -> Callable:
         """`function(params, *batches)` on every device; the batches are as `split` makes them.
 
-        It can also be lowered, with shapes in place of arrays.
+        `donate` names the batch whose memory the results may take. The result can also be lowered, with shapes in
+        place of arrays.
         """
-        in_axes = (None,) + (0,) * batches
-        return jax.pmap(function, AXIS, in_axes=in_axes, devices=self.devices, donate_argnums=donate)
+        names = [*inspect.signature(function).parameters]
+        in_axes = (None,) + (0,) * (len(names) - 1)
+        donated = () if donate is None else (names.index(donate),)
+        return jax.pmap(function, AXIS, in_axes=in_axes, devices=self.devices, donate_argnums=donated)
 
     def replicate(self, params):
         """Place parameters, whole, on every device; shapes get the sharding."""

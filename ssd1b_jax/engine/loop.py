@@ -20,11 +20,11 @@ MAX_CALLS = 2000  # 1000 steps of a sampler that calls the model twice a step
 Latents = Float[Array, "batch height width channels"]
 
 
-class Rows(NamedTuple):
-    """The tables of a batch in float32, equally long; `weights` are a table's matrices and clean rows."""
+class Tables(NamedTuple):
+    """The tables of a batch in float32, equally long; `weights` are the matrices, with `denoised` as a last row."""
 
     timesteps: Float[Array | np.ndarray, "batch calls"]
-    scales: Float[Array | np.ndarray, "batch calls"]
+    input_scales: Float[Array | np.ndarray, "batch calls"]
     weights: Float[Array | np.ndarray, "batch calls outputs inputs"]
     after: Float[Array | np.ndarray, "batch calls 2"]
     signal: Float[Array | np.ndarray, " batch"]
@@ -32,15 +32,15 @@ class Rows(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the loop carries, in float32. `clean` is what the last call predicts the result to be."""
+    """What the loop carries, in float32. `denoised` is the result that the last call predicts."""
 
     latents: Latents
     registers: Float[Array, "batch registers height width channels"]
-    clean: Latents
+    denoised: Latents
 
 
-class Known(NamedTuple):
-    """What of each picture is not remade: where `remade` is False, latents are `encoded`, noised like the rest."""
+class Inpaint(NamedTuple):
+    """The part of each picture that is kept: where `remade` is False, latents are `encoded`, noised like the rest."""
 
     remade: Bool[Array, "batch height width 1"]
     encoded: Latents
@@ -65,7 +65,7 @@ def pad(table: Table, calls: int = MAX_CALLS) -> Table:
     )
 
 
-def stack(tables: Sequence[Table], calls: int = MAX_CALLS) -> Rows:
+def stack(tables: Sequence[Table], calls: int = MAX_CALLS) -> Tables:
     """One batch's tables, padded, as the float32 arrays that `sample` takes."""
     padded = [pad(table, calls) for table in tables]
     columns = (
@@ -76,13 +76,13 @@ def stack(tables: Sequence[Table], calls: int = MAX_CALLS) -> Rows:
         [table.signal for table in padded],
         [table.sigma for table in padded],
     )
-    return Rows(*(np.asarray(column, np.float32) for column in columns))
+    return Tables(*(np.asarray(column, np.float32) for column in columns))
 
 
-def begin(rows: Rows, encoded: Latents, noise: Latents) -> State:
+def begin(tables: Tables, encoded: Latents, noise: Latents) -> State:
     """The state before the first call: encoded images, noised as their tables say."""
     encoded = encoded.astype(jnp.float32)
-    latents = _each(rows.signal) * encoded + _each(rows.sigma) * noise.astype(jnp.float32)
+    latents = _each(tables.signal) * encoded + _each(tables.sigma) * noise.astype(jnp.float32)
     batch, *size = latents.shape
     return State(latents, jnp.zeros((batch, REGISTERS, *size), jnp.float32), encoded)
 
@@ -90,22 +90,21 @@ def begin(rows: Rows, encoded: Latents, noise: Latents) -> State:
 def sample(
     denoise: Callable[[Latents, Float[Array, " batch"]], Latents],
     state: State,
-    rows: Rows,
+    tables: Tables,
     start: int | Int[Array, ""] | Int[Array, " batch"],
     stop: int | Int[Array, ""] | Int[Array, " batch"],
     noise: Callable[[Int[Array, " batch"]], Latents],
-    known: Known | None = None,
+    inpaint: Inpaint | None = None,
 ) -> State:
     """Run model calls `start` to `stop` of each picture's table; slices in turn give the bits of the whole.
 
-    `denoise(scaled latents, timesteps)` is the guided model, `noise(i)` the noise of each picture's
-    call i. The loop turns as often as the most calls of one picture; one that has made its own stays
-    as it is, whatever the model says of it. What is
-    `known` of the pictures is put back after every call (Lugmayr et al., 2201.09865, Eq. 8, without
-    their resampling; so does diffusers with models that were not trained to inpaint).
+    `denoise(scaled latents, timesteps)` is the guided model, `noise(i)` the noise of each picture's call i.
+    Runs for the longest slice in the batch; finished pictures are left unchanged. The kept part of `inpaint` is put
+    back after every call (Lugmayr et al., 2201.09865, Eq. 8, without their resampling; diffusers does so with models
+    that were not trained to inpaint).
     """
 
-    start, stop = (jnp.broadcast_to(bound, rows.signal.shape) for bound in (start, stop))
+    start, stop = (jnp.broadcast_to(bound, tables.signal.shape) for bound in (start, stop))
 
     def call(turn, state: State) -> State:
         i = start + turn  # each picture's own
@@ -113,19 +112,19 @@ def sample(
         def now(column):
             return jnp.asarray(column)[jnp.arange(len(i)), i]
 
-        timesteps, weights = now(rows.timesteps), now(rows.weights)
-        output = denoise(_each(now(rows.scales)) * state.latents, timesteps)
+        timesteps, weights = now(tables.timesteps), now(tables.weights)
+        output = denoise(_each(now(tables.input_scales)) * state.latents, timesteps)
         inputs = [state.latents[:, None], state.registers, output[:, None], noise(i)[:, None]]
         inputs = jnp.concatenate(inputs, axis=1, dtype=jnp.float32)[:, None]
         weights = weights[..., None, None, None]
         # Not a matrix product: float32 on every device, and 0 times NaN is 0 here.
         outputs = jnp.where(weights != 0, weights * inputs, 0).sum(axis=2)
-        latents, clean = outputs[:, 0], outputs[:, -1]
-        if known is not None:
-            signal, sigma = now(rows.after).T
-            latents = jnp.where(known.remade, latents, _each(signal) * known.encoded + _each(sigma) * known.noise)
-            clean = jnp.where(known.remade, clean, known.encoded)
-        after, left = State(latents, outputs[:, 1:-1], clean), i < stop
+        latents, denoised = outputs[:, 0], outputs[:, -1]
+        if inpaint is not None:
+            signal, sigma = now(tables.after).T
+            latents = jnp.where(inpaint.remade, latents, _each(signal) * inpaint.encoded + _each(sigma) * inpaint.noise)
+            denoised = jnp.where(inpaint.remade, denoised, inpaint.encoded)
+        after, left = State(latents, outputs[:, 1:-1], denoised), i < stop
         return jax.tree.map(lambda new, old: jnp.where(left.reshape(-1, *[1] * (new.ndim - 1)), new, old), after, state)
 
     return jax.lax.fori_loop(0, (stop - start).max(), call, state)

@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 
 
 class Pictures:
-    """Pictures of resolved requests that are all held meanwhile; the last few are kept, as many requests share one.
+    """Pictures of resolved requests; the last few are kept, as many requests share one.
 
     So a file that changes while it is in use may be taken as it was.
     """
@@ -36,14 +36,15 @@ class Pictures:
     def __init__(self, factor: int):
         """`factor`: pixels along a latent's side."""
         self._factor = factor
-        self._kept: dict[Hashable, Picture] = {}
+        self._kept: dict[Hashable, tuple[Picture, Request]] = {}
 
     def get(self, request: Request) -> Picture:
         """Raises ImageError."""
         size = request.width, request.height, request.resize_mode
         key = _identity(request.image), _identity(request.mask), request.mask_blur, size
-        picture = self._kept.pop(key, None) or self._make(request, *size)
-        self._kept[key] = picture
+        # The request is kept too: an object that is gone may give its identity to another.
+        picture, kept = self._kept.pop(key, None) or (self._make(request, *size), request)
+        self._kept[key] = picture, kept
         if len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
         return picture

@@ -1,8 +1,9 @@
-"""What runs on a device: three pure functions from parameters and a batch to arrays.
+"""What runs on a device: four pure functions from parameters and a batch to arrays.
 
-`prepare` encodes prompts and images and adds the starting noise, `advance` runs a slice of the
-sampling loop, `decode` makes pixels. Each says of every picture whether its values are finite, for
-a NaN cast to a pixel would be black. All take the pictures of one device, `batch` of them.
+`prepare` encodes prompts and images and adds the starting noise. `advance` runs a slice of the sampling loop, for
+each picture its own. `decode` makes pixels. `put` moves prepared pictures into rows that are free. All take the
+pictures of one device, `batch` of them; no picture changes a bit of another. Each stage tells of every picture
+whether its values are finite, for a NaN cast to a pixel would be black.
 """
 
 import functools
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
@@ -29,9 +31,9 @@ ORDER = ("text encoders", "VAE encoder", "UNet", "VAE decoder")  # in which valu
 
 
 class Prompt(NamedTuple):
-    """Token ids for both encoders and their weights, in chunks, and the sizes that the model is told of.
+    """Token ids for both encoders and their weights, in chunks, and the sizes that the model is told.
 
-    `present` False stands for zeros in place of what the encoders give. `sizes` are the original
+    `present` False stands for zeros in place of what the encoders give. `time_ids` are the original
     height and width, the crop's top and left, the target height and width, in pixels.
     """
 
@@ -40,7 +42,27 @@ class Prompt(NamedTuple):
     tokens_2: Tokens
     weights_2: Weights
     present: Bool[Array, " batch"]
-    sizes: Float[Array, "batch 6"]
+    time_ids: Float[Array, "batch 6"]
+
+
+class Guidance(NamedTuple):
+    scale: Float[Array, " batch"]
+    rescale: Float[Array, " batch"]
+
+
+class KeyNoise(NamedTuple):
+    """Noise of model calls, drawn on the device from the words of each picture's key."""
+
+    key: UInt32[Array, "batch 2"]
+
+
+class StackedNoise(NamedTuple):
+    """Noise of model calls, made on the host, call after call."""
+
+    calls: Float[Array, "batch calls height width channels"]
+
+
+RowNoise = KeyNoise | StackedNoise
 
 
 class Inputs(NamedTuple):
@@ -51,28 +73,38 @@ class Inputs(NamedTuple):
     posterior_noise: Latents
     start_noise: Latents
     clip_skip: Int[Array, " batch"]
-    prompt: Prompt
+    positive: Prompt
     negative: Prompt | None
+    guidance: Guidance
+    tables: loop.Tables
+    row_noise: RowNoise
 
 
-Sides = tuple[Conditioning, ...]  # (negative, positive) where guidance is on, else (positive,)
+class Fixed(NamedTuple):
+    """What stays the same of each picture while it is sampled.
+
+    The leaves of `conditioning` are (sides, batch, ...): the negative and the positive prompt, or the positive alone.
+    """
+
+    conditioning: Conditioning
+    guidance: Guidance
+    tables: loop.Tables
+    inpaint: loop.Inpaint
+    row_noise: RowNoise
 
 
-class Guidance(NamedTuple):
-    scale: Float[Array, " batch"]
-    rescale: Float[Array, " batch"]
+class Slots(NamedTuple):
+    """Pictures that are being sampled, a row each."""
+
+    state: loop.State
+    fixed: Fixed
 
 
-class KeyNoise(NamedTuple):
-    """Noise of sampler rows drawn on the device, from the words of each picture's key."""
+class Steps(NamedTuple):
+    """The model calls to make of each picture: from `start`, before `stop`. None where the two are equal."""
 
-    key: UInt32[Array, "batch 2"]
-
-
-class StackedNoise(NamedTuple):
-    """Noise of sampler rows made on the host, row after row."""
-
-    rows: Float[Array, "batch calls height width channels"]
+    start: Int[Array | np.ndarray, "*batch"]
+    stop: Int[Array | np.ndarray, "*batch"]
 
 
 def part_dtypes(config: ModelConfig, dtype) -> dict[str, jnp.dtype]:
@@ -107,31 +139,31 @@ class Stages:
         return nnx.merge(self._graphdefs[part], params[part])
 
     @_exact
-    def prepare(
-        self, params, inputs: Inputs, rows: loop.Rows
-    ) -> tuple[loop.State, Sides, loop.Known, dict[str, Finite]]:
-        """All that is done once for a picture: the state before the first model call, and what stays the same."""
-        prompts, skips = [inputs.prompt], [inputs.clip_skip]
+    def prepare(self, params, inputs: Inputs) -> tuple[Slots, dict[str, Finite]]:
+        """All that is done once for a picture: its row before the first model call."""
+        prompts, skips = [inputs.positive], [inputs.clip_skip]
         if inputs.negative is not None:  # it skips no layers, as in diffusers
             prompts, skips = [inputs.negative, *prompts], [jnp.zeros_like(inputs.clip_skip), *skips]
         joined = jax.tree.map(lambda *both: jnp.concatenate(both), *prompts)
         context, pooled = self._encode_prompt(params, joined, jnp.concatenate(skips))
-        conditioning = self._network("unet", params).condition(context, pooled, joined.sizes)
+        conditioning = self._network("unet", params).condition(context, pooled, joined.time_ids)
         batch = len(inputs.image)
-        sides = tuple(
-            jax.tree.map(lambda x, start=start: x[start : start + batch], conditioning)
-            for start in range(0, batch * len(prompts), batch)
-        )
         image = inputs.image.astype(self.dtypes["vae"])
         posterior = self._network("vae", params).encode(image)
         encoded = posterior.sample(inputs.posterior_noise.astype(image.dtype)).astype(jnp.float32)
         encoded = encoded * self.config.vae.scaling_factor
-        state = loop.begin(rows, encoded, inputs.start_noise)
+        fixed = Fixed(
+            conditioning=jax.tree.map(lambda x: x.reshape(len(prompts), batch, *x.shape[1:]), conditioning),
+            guidance=inputs.guidance,
+            tables=inputs.tables,
+            inpaint=loop.Inpaint(inputs.remade, encoded, inputs.start_noise),
+            row_noise=inputs.row_noise,
+        )
         finite = {
             "text encoders": (_finite(context) & _finite(pooled)).reshape(len(prompts), batch).all(axis=0),
             "VAE encoder": _finite(encoded),
         }
-        return state, sides, loop.Known(inputs.remade, encoded, inputs.start_noise), finite
+        return Slots(loop.begin(inputs.tables, encoded, inputs.start_noise), fixed), finite
 
     def _encode_prompt(self, params, prompt: Prompt, clip_skip: Int[Array, " batch"]) -> tuple[Array, Array]:
         """Context and pooled text."""
@@ -153,23 +185,21 @@ class Stages:
             jnp.where(prompt.present[:, None], pooled, 0),
         )
 
+    def advance(self, params, state: loop.State, fixed: Fixed, steps: Steps) -> tuple[loop.State, Latents]:
+        """Part `unet`. The model calls `steps` of each picture; also a copy of the denoised latents, to look at."""
+        return self._advance(params, state, fixed, steps)
+
+    def advance_unguided(self, params, state: loop.State, fixed: Fixed, steps: Steps) -> tuple[loop.State, Latents]:
+        """`advance` by the positive prompt alone."""
+        positive = jax.tree.map(lambda x: x[-1:], fixed.conditioning)
+        return self._advance(params, state, fixed._replace(conditioning=positive), steps)
+
     @_exact
-    def advance(
-        self,
-        params,
-        state: loop.State,
-        sides: Sides,
-        guidance: Guidance,
-        rows: loop.Rows,
-        known: loop.Known,
-        row_noise: KeyNoise | StackedNoise,
-        start: Int[Array, " batch"],
-        stop: Int[Array, " batch"],
-    ) -> tuple[loop.State, Latents]:
-        """Part `unet`. Model calls `start` to `stop` of each picture; also a copy of the clean latents, to look at."""
+    def _advance(self, params, state: loop.State, fixed: Fixed, steps: Steps) -> tuple[loop.State, Latents]:
         unet = self._network("unet", params)
-        batch, count = len(start), len(sides)
-        conditioning = jax.tree.map(lambda *both: jnp.concatenate(both), *sides)
+        count, batch = jax.tree.leaves(fixed.conditioning)[0].shape[:2]
+        conditioning = jax.tree.map(lambda x: x.reshape(count * batch, *x.shape[2:]), fixed.conditioning)
+        guidance, row_noise = fixed.guidance, fixed.row_noise
 
         def denoise(latents, timesteps):
             eps = unet.denoise(jnp.tile(latents, (count, 1, 1, 1)), jnp.tile(timesteps, count), conditioning)
@@ -177,12 +207,12 @@ class Stages:
 
         def draw(i):
             if isinstance(row_noise, StackedNoise):
-                return row_noise.rows[jnp.arange(batch), i]
+                return row_noise.calls[jnp.arange(batch), i]
             shape = state.latents.shape[1:]
             return jnp.stack([noise.row_noise(row_noise.key[k], i[k], shape) for k in range(batch)])
 
-        state = loop.sample(denoise, state, rows, start, stop, draw, known)
-        return state, state.clean
+        state = loop.sample(denoise, state, fixed.tables, steps.start, steps.stop, draw, fixed.inpaint)
+        return state, state.denoised
 
     @_exact
     def decode(
@@ -193,6 +223,22 @@ class Stages:
         image = self._network("vae", params).decode(scaled).astype(jnp.float32)
         pixels = jnp.round(jnp.clip(image / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
         return pixels, {"UNet": _finite(latents), "VAE decoder": _finite(image)}
+
+
+def put(params, rows: Slots | Latents, source: Slots | Latents, take: Int[Array, " batch"]) -> Slots | Latents:
+    """`rows`, with row `take[i]` of `source` as row i where that is not negative. There are no parameters."""
+
+    def moved(axis: int, old: Array, new: Array) -> Array:
+        new = jnp.take(new, jnp.maximum(take, 0), axis=axis)
+        shape = (1,) * axis + (-1,) + (1,) * (old.ndim - axis - 1)
+        return jnp.where((take >= 0).reshape(shape), new, old)
+
+    if not isinstance(rows, Slots):
+        return moved(0, rows, source)
+    by_row, by_side = functools.partial(moved, 0), functools.partial(moved, 1)
+    conditioning = jax.tree.map(by_side, rows.fixed.conditioning, source.fixed.conditioning)
+    fixed = jax.tree.map(by_row, rows.fixed._replace(conditioning=None), source.fixed._replace(conditioning=None))
+    return Slots(jax.tree.map(by_row, rows.state, source.state), fixed._replace(conditioning=conditioning))
 
 
 def emphasize(

@@ -1,13 +1,5 @@
 """What programs take on devices that need not be here."""
 
-from ssd1b_jax.plan.plan import PRESETS, TITLES, Called, DryDevices, Plan, Program, make
+from ssd1b_jax.plan.plan import PRESETS, TITLES, Plan, Program, make
 
-__all__ = [
-    "Called",
-    "DryDevices",
-    "PRESETS",
-    "Plan",
-    "Program",
-    "TITLES",
-    "make",
-]
+__all__ = ["PRESETS", "TITLES", "Plan", "Program", "make"]

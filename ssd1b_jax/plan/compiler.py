@@ -81,9 +81,7 @@ def find_devices(topology: str) -> list[jax.Device]:
     if topology == "cpu":
         return jax.local_devices(backend="cpu")[:1]
     if find_spec("libtpu") is None:
-        raise PlanError(
-            f"compiling for {topology} needs libtpu: run pip install 'ssd1b_jax[tpu]', or plan for topology cpu"
-        )
+        raise PlanError(f"compiling for {topology} needs libtpu: run pip install 'jax[tpu]', or plan for topology cpu")
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # don't ask Google Cloud what this machine is

@@ -1,30 +1,28 @@
 """What a model needs of a device, before there is one.
 
-A dry run sends a picture through the pipeline itself, on `DryDevices`, which note each program and
-the shapes it is called with in place of running it. So what is compiled here is what would run
-there. No weights are read; for TPUs the `tpu` extra stands in for the TPU.
+The engine lowers its own stages from shapes alone (`engine.programs`), so the programs that are compiled here are
+those that run there. No weights are read; for TPUs the `tpu` extra stands in for the TPU.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import SingleDeviceSharding
 
-from ssd1b_jax.checkpoints.model_folder import EMBEDDED, Manifest, Model, abstract_params, check_dtype, read_manifest
+from ssd1b_jax.checkpoints.model_folder import EMBEDDED, Manifest, abstract_params, check_dtype, read_manifest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine.devices import Devices
+from ssd1b_jax.engine.programs import Lowerable, Programs
 from ssd1b_jax.engine.stages import part_dtypes
 from ssd1b_jax.errors import ModelError, PlanError
-from ssd1b_jax.pipeline import Pipeline
+from ssd1b_jax.pipeline import planner
 from ssd1b_jax.plan import compiler
 from ssd1b_jax.plan.blocks import Block, blocks
 from ssd1b_jax.plan.compiler import CHIPS, Chip, Cost, Say
 from ssd1b_jax.presets import PRESETS
+from ssd1b_jax.request import Request
 from ssd1b_jax.settings import nearest
 
 TITLES = {
@@ -32,45 +30,6 @@ TITLES = {
     "advance": "denoising loop, one model call",
     "decode": "VAE decoder",
 }
-
-
-class Called(NamedTuple):
-    """A stage that the pipeline called: the function, what `Devices.map` made of it, and its arguments' shapes."""
-
-    function: Callable
-    mapped: Callable
-    arguments: tuple
-
-    @property
-    def title(self) -> str:
-        return TITLES.get(self.function.__name__, self.function.__name__)
-
-    @property
-    def batches(self) -> list:
-        """Shapes of what one device gets besides the weights."""
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), list(self.arguments[1:]))
-
-
-class DryDevices(Devices):
-    """Devices that are only compiled for: what is called is noted, and gives ones. Weights are shapes."""
-
-    def __init__(self, devices: Sequence[jax.Device], per_device: int = 1):
-        super().__init__(devices, per_device)
-        self.called: list[Called] = []
-
-    def map(self, function: Callable, *, batches: int, donate: tuple[int, ...] = ()) -> Callable:
-        mapped = super().map(function, batches=batches, donate=donate)
-
-        def note(*arguments):
-            arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-            self.called.append(Called(function, mapped, arguments))
-            return jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), jax.eval_shape(mapped, *arguments))
-
-        return note
-
-    def split(self, batch):
-        shape = (len(self.devices), self.per_device)
-        return jax.tree.map(lambda x: jnp.asarray(x).reshape(*shape, *x.shape[1:]), batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,47 +89,50 @@ def make(
 ) -> Plan:
     """Compile what one request to `model`, a preset's name or a model folder, runs on `topology`.
 
-    `topology` is as in `ahead.find_devices`, `size` is (width, height), by default the model's.
-    `quick` compiles each distinct block once and adds up, an estimate: see `outline`. `say` hears of
+    `topology` is as in `compiler.find_devices`, `size` is (width, height), by default the model's.
+    `quick` compiles each distinct block once and adds up, an estimate: see `blocks`. `say` hears of
     progress. Raises PlanError, and RequestError for a size that the model can't make.
     """
     check_dtype(dtype, PlanError)
     manifest = _manifest(model, dtype)
     config, defaults = manifest.config, manifest.config.defaults
     width, height = size or (defaults.width, defaults.height)
-    params = abstract_params(config, part_dtypes(config, dtype))
-    devices = DryDevices(compiler.find_devices(topology), per_device)
-    pipe = Pipeline(Model(manifest=manifest, params=params), devices=devices)
-    pipe(image=np.zeros((1, 1, 3), np.uint8), prompt="", width=width, height=height)
-    programs, weights = [], _bytes(params)
-    for called in devices.called:
-        cost, parts = (_quick if quick else _whole)(called, devices.devices[0], say)
-        idle = weights + _bytes(called.batches) - cost.arguments  # what a program doesn't use is no argument of it
-        programs.append(Program(title=called.title, cost=cost, weights=weights, idle=max(idle, 0), blocks=parts))
+    dtypes = part_dtypes(config, dtype)
+    devices = Devices(compiler.find_devices(topology), per_device)
+    request = Request(image=np.zeros((1, 1, 3), np.uint8), prompt="", width=width, height=height)
+    program = planner(manifest).plan(request).group.program
+    stages, weights = Programs(config, dtypes, devices), _bytes(abstract_params(config, dtypes))
+    programs = []
+    for name in TITLES:
+        stage = stages.lowerable(name, program)
+        cost, parts = (_quick if quick else _whole)(stage, devices.devices[0], say)
+        batches = _bytes(stage.per_device[1:])
+        idle = weights + batches - cost.arguments  # what a program doesn't use is no argument of it
+        programs.append(Program(title=TITLES[name], cost=cost, weights=weights, idle=max(idle, 0), blocks=parts))
     kind = devices.devices[0].device_kind
     about = dict(per_device=per_device, width=width, height=height, dtype=dtype, quick=quick)
     return Plan(programs=tuple(programs), devices=len(devices.devices), device_kind=kind, chip=CHIPS.get(kind), **about)
 
 
-def _whole(called: Called, device: jax.Device, say: Say) -> tuple[Cost, tuple]:
-    return compiler.cost(called.mapped.lower(*called.arguments), device, called.title, say), ()
+def _whole(stage: Lowerable, device: jax.Device, say: Say) -> tuple[Cost, tuple]:
+    return compiler.cost(stage.mapped.lower(*stage.arguments), device, TITLES[stage.name], say), ()
 
 
-def _quick(called: Called, device: jax.Device, say: Say) -> tuple[Cost, tuple[tuple[str, int, Cost], ...]]:
+def _quick(stage: Lowerable, device: jax.Device, say: Say) -> tuple[Cost, tuple[tuple[str, int, Cost], ...]]:
     """The cost of a program from those of its blocks, and each distinct block's."""
-    arguments = called.arguments[0], *called.batches
-    found = blocks(called.function, *arguments)
-    distinct = {block.key: block for block in found}
+    arguments = stage.per_device
+    parts = blocks(stage.function, *arguments)
+    distinct = {block.key: block for block in parts}
     costs = {
-        key: _block_cost(block, device, f"{called.title}, block {i} of {len(distinct)}: {block}", say)
+        key: _block_cost(block, device, f"{TITLES[stage.name]}, block {i} of {len(distinct)}: {block}", say)
         for i, (key, block) in enumerate(distinct.items(), 1)
     }
-    times = {key: sum(block.times for block in found if block.key == key) for key in distinct}
+    times = {key: sum(block.times for block in parts if block.key == key) for key in distinct}
     seconds = [costs[key].seconds for key in distinct]
-    temporaries = max(block.held + block.outputs + costs[block.key].temporaries for block in found)
+    temporaries = max(block.held + block.outputs + costs[block.key].temporaries for block in parts)
     cost = Cost(
         arguments=_bytes(arguments),
-        outputs=_bytes(jax.eval_shape(called.function, *arguments)),
+        outputs=_bytes(jax.eval_shape(stage.function, *arguments)),
         temporaries=temporaries,
         peak=_bytes(arguments) + temporaries,
         code=sum(times[key] * costs[key].code for key in distinct),  # repeated layers are not shared

@@ -1,0 +1,158 @@
+"""Requests to jobs: the first thing that happens to a request, before its picture is read.
+
+A job says what it runs: the programs, by their shapes, and the model calls, by its table. So its work is known
+exactly before anything runs.
+"""
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ssd1b_jax import prompts, samplers
+from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.prompts import Chunks, shorten
+from ssd1b_jax.prompts.tokenizer import PromptTokenizer
+from ssd1b_jax.request import Request
+
+MAX_NOTE = 120  # characters of one that quotes a prompt
+STACK = 64  # calls with host-made noise at least, so that few programs serve all step counts
+
+
+class Program(NamedTuple):
+    """What of a job is compiled in: jobs that agree share every program."""
+
+    width: int
+    height: int
+    guided: bool
+    chunks: int
+    noise_rows: int  # 0: the noise of calls is drawn on the device, if at all
+
+
+class Group(NamedTuple):
+    """Jobs that can share rows: one program, and one set of LoRAs."""
+
+    program: Program
+    loras: tuple[tuple[str, float], ...]
+
+
+class Span(NamedTuple):
+    """Model calls from `start`, before `stop`, that are all guided or all not."""
+
+    guided: bool
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """A resolved request, tokenized.
+
+    `prompts` are the chunks of both encoders, of the negative prompt first where there is guidance. `spans` are its
+    model calls in order. `work` is their cost: a guided call counts 2, at the model's own size.
+    """
+
+    request: Request
+    table: samplers.Table
+    group: Group
+    spans: tuple[Span, ...]
+    prompts: tuple[tuple[Chunks, Chunks], ...]
+    notes: tuple[str, ...]
+    area: float
+
+    @property
+    def calls(self) -> int:
+        return self.table.calls
+
+    def span(self, call: int) -> Span:
+        """The span that a call belongs to."""
+        return next(span for span in self.spans if call < span.stop)
+
+    def work(self, done: int = 0) -> float:
+        """The cost of the calls that are left after `done` of them."""
+        calls = sum((1 + span.guided) * max(span.stop - max(span.start, done), 0) for span in self.spans)
+        return calls * self.area
+
+
+class Planner:
+    """Makes jobs for one model. Usable from many threads."""
+
+    def __init__(self, config: ModelConfig, tokenizers: Sequence[PromptTokenizer]):
+        self.config = config
+        self.tokenizers = tokenizers
+        self._kept: dict[int, tuple[Request, Job]] = {}
+        self._lock = threading.Lock()
+
+    def keep(self, requests: Iterable[Request]) -> list[Job]:
+        """Plan requests that will be asked for soon; `plan` then gives the same job for the same object, once."""
+        jobs = []
+        for request in requests:
+            job = self.plan(request)
+            with self._lock:
+                self._kept[id(request)] = request, job
+            jobs.append(job)
+        return jobs
+
+    def plan(self, request: Request) -> Job:
+        """Resolve and tokenize a request. Raises RequestError."""
+        with self._lock:
+            kept = self._kept.pop(id(request), None)
+        if kept is not None:
+            return kept[1]
+        request = request.resolve(self.config)
+        table, notes = request.table(self.config), [*request.notes]
+        spans = _spans(request, table)
+        guided = any(span.guided for span in spans)
+        texts = [("prompt", request.prompt, request.prompt_2)]
+        if guided:
+            texts.insert(0, ("negative prompt", request.negative_prompt, request.negative_prompt_2))
+        elif request.guided:
+            notes.append("no step lies in the guidance interval, so nothing was guided")
+        encoded = [self._encode(*text, request.prompt_weights, notes) for text in texts]
+        chunks = max(len(chunked.ids) for both in encoded for chunked in both)
+        stacked = request.noise != "jax" and table.draws.any()
+        noise_rows = max(STACK, 1 << (table.calls - 1).bit_length()) if stacked else 0
+        defaults = self.config.defaults
+        return Job(
+            request=request,
+            table=table,
+            group=Group(
+                program=Program(request.width, request.height, guided, chunks, noise_rows),
+                loras=tuple(used for used in request.loras.items() if used[1]),
+            ),
+            spans=spans,
+            prompts=tuple(tuple(prompts.pad(chunked, chunks) for chunked in both) for both in encoded),
+            notes=tuple(notes),
+            area=request.width * request.height / (defaults.width * defaults.height),
+        )
+
+    def _encode(
+        self, name: str, prompt: str | None, prompt_2: str | None, weighted: bool, notes: list[str]
+    ) -> tuple[Chunks, Chunks]:
+        texts = prompt or "", (prompt if prompt_2 is None else prompt_2) or ""
+        first, second = (
+            prompts.encode(tokenizer, text, weighted=weighted)
+            for tokenizer, text in zip(self.tokenizers, texts, strict=True)
+        )
+        dropped = max(first.dropped, second.dropped, key=len)
+        if dropped:
+            notes.append(shorten(f"the {name} is too long for the model, left out: {dropped!r}", MAX_NOTE))
+        return first, second
+
+
+def _spans(request: Request, table: samplers.Table) -> tuple[Span, ...]:
+    """Before, in and after the guidance interval, without those that are empty.
+
+    Steps are those of diffusers' guiders, but that 0.29 of 100 steps are 29.
+    """
+    begin = end = 0
+    if request.guided:
+        fractions = [round(fraction * table.steps_run, 9) for fraction in request.guidance_interval]
+        begin, end = (int(call) for call in np.searchsorted(table.steps, [int(fraction) for fraction in fractions]))
+    if begin == end:
+        return (Span(False, 0, table.calls),)
+    bounds = (0, begin, end, table.calls)
+    spans = (Span(i == 1, bounds[i], bounds[i + 1]) for i in range(3))
+    return tuple(span for span in spans if span.start < span.stop)

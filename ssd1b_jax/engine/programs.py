@@ -1,0 +1,157 @@
+"""Compiled stages, shared by all pipelines of one config, dtypes and devices, and bounded in number.
+
+A program takes the parameters as an argument, so it outlives no model and keeps none alive. Those that were used
+least recently are dropped, with what was traced for them.
+"""
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssd1b_jax import kernels
+from ssd1b_jax.checkpoints.model_folder import abstract_params
+from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.engine import inputs, stages
+from ssd1b_jax.engine.devices import Devices
+from ssd1b_jax.engine.jobs import Program
+from ssd1b_jax.engine.stages import Inputs, Slots, Stages, Steps
+from ssd1b_jax.models import prepack
+
+MAX_PROGRAMS = 48  # compiled ones, each of some ten megabytes; a size of pictures has up to six
+MAX_SETS = 4  # of config, dtypes and devices
+
+
+class Lowerable(NamedTuple):
+    """A stage, mapped over the devices, and the shapes of its arguments there."""
+
+    name: str
+    function: Callable
+    mapped: Callable
+    arguments: tuple
+
+    @property
+    def per_device(self) -> tuple:
+        """The shapes of what one device gets: its parameters, and its part of the batches."""
+        params, *batches = self.arguments
+        cut = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
+        return params, *cut
+
+
+class Programs:
+    """The stages of one model on its devices. Usable from many threads; a program is compiled once."""
+
+    def __init__(self, config: ModelConfig, dtypes: Mapping[str, jnp.dtype], devices: Devices):
+        self.config = config
+        self.devices = devices
+        self.stages = Stages(config, dtypes, devices.platform)
+        self._compiled: OrderedDict[tuple, Callable] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def get(self, name: str, program: Program) -> Callable:
+        """The compiled stage; compiles it where it is not there."""
+        if name in ("decode", "put_latents"):
+            # Of all else they know nothing.
+            program = Program(program.width, program.height, guided=False, chunks=1, noise_rows=0)
+        key = name, program, kernels.is_plain()
+        with self._lock:
+            compiled = self._compiled.get(key)
+            if compiled is None:
+                stage = self.lowerable(name, program)
+                compiled = stage.mapped.lower(*stage.arguments).compile()
+            self._compiled[key] = compiled
+            self._compiled.move_to_end(key)
+            while len(self._compiled) > MAX_PROGRAMS:
+                self._compiled.popitem(last=False)
+        return compiled
+
+    def compile(self, program: Program, guided: set[bool]) -> Iterator[str]:
+        """Compile what a program runs; `guided` says which kinds of calls there are. Yields each name after it."""
+        moves = ("put", "put_latents") if self.devices.batch_size > 1 else ()
+        for name in ("prepare", *(advance(program.guided, phase) for phase in sorted(guided)), "decode", *moves):
+            self.get(name, program)
+            yield name
+
+    def lowerable(self, name: str, program: Program) -> Lowerable:
+        """A stage to be lowered: from shapes alone, so that it need not run where it is compiled."""
+        function = stages.put if name.startswith("put") else getattr(self.stages, name)
+        donate = "state" if name.startswith("advance") else None
+        mapped = self.devices.map(_fresh(function), donate=donate)
+        return Lowerable(name, function, mapped, self._arguments(name, program))
+
+    def _arguments(self, name: str, program: Program) -> tuple:
+        params = self._params()
+        batch = jax.tree.map(self._spread, inputs.abstract(program, self.config))
+        if name == "prepare":
+            return params, batch
+        slots = self._slots(params, batch)
+        row = self._spread(jax.ShapeDtypeStruct((), jnp.int32))
+        if name == "put":
+            return (), slots, slots, row
+        if name == "put_latents":
+            return (), slots.state.latents, slots.state.latents, row
+        if name == "decode":
+            return dict(vae=params["vae"]), slots.state.latents
+        return dict(unet=params["unet"]), slots.state, slots.fixed, Steps(row, row)
+
+    def _slots(self, params: dict, batch: Inputs) -> Slots:
+        mapped = self.devices.map(_fresh(self.stages.prepare))
+        slots, _ = jax.eval_shape(mapped, params, batch)
+        return jax.tree.map(lambda x: self._placed(x.shape, x.dtype), slots)
+
+    def _spread(self, one: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return self._placed((len(self.devices.devices), self.devices.per_device, *one.shape), one.dtype)
+
+    def _placed(self, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.devices.sharded)
+
+    def _params(self) -> dict[str, Any]:
+        shapes = abstract_params(self.config, self.stages.dtypes)
+        platform = self.devices.platform
+        return {
+            part: self.devices.replicate(prepack(part, self.config, tree, platform)) for part, tree in shapes.items()
+        }
+
+
+def _fresh(function: Callable) -> Callable:
+    """A function of its own, so that what JAX keeps of its traces goes with it."""
+
+    @functools.wraps(function)
+    def stage(*arguments):
+        return function(*arguments)
+
+    return stage
+
+
+def advance(two_sided: bool, guided: bool) -> str:
+    """The stage that makes calls with guidance or without, of a program whose rows have one side or two."""
+    return "advance_unguided" if two_sided and not guided else "advance"
+
+
+_sets: OrderedDict[tuple, Programs] = OrderedDict()
+_sets_lock = threading.Lock()
+
+
+def shared(config: ModelConfig, dtypes: Mapping[str, jnp.dtype], devices: Devices) -> Programs:
+    """The programs of a config, dtypes, devices and width: the same ones for all pipelines that agree in these."""
+    if type(devices) is not Devices:  # it may map in another way
+        return Programs(config, dtypes, devices)
+    named = tuple(sorted((part, jnp.dtype(dtype).name) for part, dtype in dtypes.items()))
+    key = config, named, devices.devices, devices.per_device
+    with _sets_lock:
+        if key not in _sets:
+            _sets[key] = Programs(config, dtypes, devices)
+        _sets.move_to_end(key)
+        while len(_sets) > MAX_SETS:
+            _sets.popitem(last=False)
+        return _sets[key]
+
+
+def forget() -> None:
+    """Let go of all shared programs; pipelines that use some keep theirs."""
+    with _sets_lock:
+        _sets.clear()

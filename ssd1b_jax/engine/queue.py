@@ -1,0 +1,310 @@
+"""The queue that owns the devices: everything that makes pictures submits them here.
+
+One thread gives the devices their calls, one reads pictures and draws noise, one makes results of pixels. They end
+when no picture is left, and begin again with the next.
+"""
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import jax
+import numpy as np
+
+from ssd1b_jax.engine import inputs
+from ssd1b_jax.engine.jobs import Job
+from ssd1b_jax.engine.lifetime import Lifetime
+from ssd1b_jax.engine.pictures import Pictures
+from ssd1b_jax.engine.results import Results
+from ssd1b_jax.engine.runner import Runner
+from ssd1b_jax.engine.scheduler import PRIORITIES, Scheduler
+from ssd1b_jax.engine.slots import Entry, look
+from ssd1b_jax.engine.ticket import Ticket
+from ssd1b_jax.engine.ticks import Ticks
+from ssd1b_jax.engine.worker import Worker
+from ssd1b_jax.errors import CancelledError, DeadlineError, DeviceError, RequestError
+
+READ_AHEAD = 2  # times what the devices take at once
+ORDER_SECONDS = 0.5  # at most, between looks at how the order has aged
+THREADS = ("ssd1b-queue", "ssd1b-reader", "ssd1b-results")
+
+
+class Queue:
+    """Pictures on their way through the devices of one pipeline. Usable from many threads.
+
+    `clock` gives seconds; deadlines are by it.
+    """
+
+    def __init__(self, runner: Runner, results: Results, clock: Callable[[], float] = time.monotonic):
+        self.clock = clock
+        self.scheduler = Scheduler(runner.devices.batch_size)
+        self.ticks = Ticks(runner, self.scheduler, self._finish)
+        self.host_seconds = 0.0
+        self._runner = runner
+        self._results = results
+        self._config = runner.programs.config
+        self._entries: dict[Entry, None] = {}  # in order of arrival
+        self._order: tuple[Entry, ...] = ()
+        self._ordered_at = -float("inf")
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._reader, self._finisher = Worker(THREADS[1]), Worker(THREADS[2])
+        self._failure: BaseException | None = None
+        self._news = 0  # counts what the queue's thread has to look at
+        self._is_closed = False
+        self._lifetime = Lifetime(self.close)
+
+    def submit(
+        self,
+        job: Job,
+        *,
+        priority: str = "interactive",
+        caller: object = None,
+        deadline: float | int | None = None,
+        limit: float | int | None = None,
+        pictures: Pictures | None = None,
+        index: int | None = None,
+        watch: Callable[[list[Entry]], None] | None = None,
+        done: Callable[[int, Future], None] | None = None,
+    ) -> Ticket:
+        """Take a job. `deadline` and `limit` are seconds from now: for the picture, and for all that is in front of it.
+
+        Raises RequestError for an unknown priority or LoRA, `Full` where the work in front would take longer than
+        `limit`, or the deadline can't be met, and DeviceError once closed or in a process that was forked.
+        """
+        self._lifetime.check()
+        if priority not in PRIORITIES:
+            raise RequestError(f"priority must be one of {', '.join(PRIORITIES)}, got {priority!r}")
+        self._runner.adapters.check(job.request.loras)
+        now = self.clock()
+        entry = Entry(
+            job=job,
+            future=Future(),
+            priority=priority,
+            caller=caller,
+            submitted=now,
+            deadline=None if deadline is None else now + deadline,
+            index=index,
+            pictures=pictures or Pictures(self._config.vae.factor),
+            watch=watch,
+        )
+        if done is not None:
+            entry.future.add_done_callback(lambda future: done(index, future))
+        with self._changed:
+            if self._is_closed:
+                raise DeviceError("the pipeline is closed: load it again")
+            self.scheduler.admit([*self._entries], entry, deadline, limit)
+            self._entries[entry] = None
+            self._tell()
+            if self._thread is None:
+                context = contextvars.copy_context()
+                self._thread = threading.Thread(target=context.run, args=(self._run,), name=THREADS[0], daemon=True)
+                self._thread.start()
+        return Ticket(self, entry, entry.future)
+
+    def cancel(self, entry: Entry) -> bool:
+        """Give a picture up. False where it is done."""
+        with self._changed:
+            if entry not in self._entries:
+                return False
+            entry.is_cancelled = True
+            self._tell()
+        return True
+
+    def preview(self, entry: Entry) -> np.ndarray | None:
+        """What the last call of a picture predicts; see `previews.preview`."""
+        place = entry.denoised
+        if place is None or entry.future.done():
+            return None
+        return look(place, self._config.vae)
+
+    def position(self, entry: Entry) -> int:
+        """How many pictures come before it."""
+        order = self._ranked()
+        return order.index(entry) if entry in order else 0
+
+    def expected_seconds(self, entry: Entry) -> float:
+        """Seconds until it is done; 0 where it is."""
+        order = self._ranked()
+        return self.scheduler.expected(order, entry) if entry in order else 0.0
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is a thread of the queue's own, which must not wait for a picture."""
+        return threading.current_thread().name in THREADS
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that are not done."""
+        return len(self._entries)
+
+    @property
+    def seconds(self) -> float:
+        """How long the pictures that are not done will take."""
+        with self._changed:
+            return self.scheduler.seconds([*self._entries])
+
+    def close(self, drain: bool = False) -> None:
+        """Take no more pictures; finish those that were taken, or cancel them. Returns when no thread is left."""
+        with self._changed:
+            self._is_closed = True
+            if not drain:
+                for entry in self._entries:
+                    entry.is_cancelled = True
+            self._tell()
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the threads have ended, which they do when nothing is left to do."""
+        if self._lifetime.is_here:
+            thread = self._thread
+            if thread is not None:
+                thread.join()
+            self._reader.join()
+            self._finisher.join()
+
+    def _ranked(self) -> tuple[Entry, ...]:
+        """All that is not done, in order."""
+        with self._changed:
+            now = self.clock()
+            if now - self._ordered_at > ORDER_SECONDS:
+                self._order, self._ordered_at = tuple(self.scheduler.order([*self._entries], now)), now
+            return self._order
+
+    # In the queue's thread
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:  # a bug: nobody shall wait for ever
+            self._abandon(error)
+
+    def _turn(self) -> bool:
+        """Look for news, then give the devices work. False when nothing is left to do."""
+        news = self._news
+        self._drop_unwanted()
+        with self._changed:
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                self._recover(failure)
+            if not self._entries and not self.ticks.flights:
+                self.ticks.clear()
+                self._thread = None
+                return False
+        began = time.thread_time()
+        order = self._ranked()
+        self._read(order)
+        try:
+            went_on = self.ticks.step(order)
+        except jax.errors.JaxRuntimeError as error:
+            self._recover(error)
+            went_on = True
+        self.host_seconds += time.thread_time() - began
+        if not went_on:
+            with self._changed:
+                if self._news == news:
+                    self._changed.wait(ORDER_SECONDS)
+        return True
+
+    def _drop_unwanted(self) -> None:
+        """Fail the pictures that were cancelled, or whose deadline has passed, and free their rows."""
+        now = self.clock()
+        for entry in [*self._entries]:
+            if entry.is_cancelled:
+                self._fail(entry, CancelledError("the picture was cancelled"))
+            elif entry.deadline is not None and now > entry.deadline:
+                self._fail(entry, DeadlineError("the picture was not done by its deadline"))
+            else:
+                continue
+            self.ticks.drop(entry)
+
+    def _read(self, order: Sequence[Entry]) -> None:
+        """Have the next pictures read, in order, and no more than are soon needed."""
+        most = READ_AHEAD * self.ticks.capacity
+        ahead = sum(entry.is_reading or entry.is_ready for entry in order)
+        for entry in order:
+            if ahead >= most:
+                return
+            if entry.is_waiting:
+                entry.is_reading = True
+                ahead += 1
+                self._reader.submit(lambda entry=entry: self._read_one(entry))
+
+    def _recover(self, error: BaseException) -> None:
+        """A device failed: make its pictures from their requests once more; those that fail again have failed."""
+        for entry in self.ticks.clear():
+            if entry.is_retried:
+                self._fail(entry, DeviceError(f"the device failed twice: {str(error).splitlines()[0]}"))
+            else:
+                entry.restart()
+                entry.is_retried = True
+
+    def _abandon(self, error: BaseException) -> None:
+        with self._changed:
+            entries = [*self._entries]
+            self.ticks.clear()
+            self._thread = None
+        for entry in entries:
+            self._fail(entry, error)
+
+    def _finish(self, pixels, places: list[tuple[Entry, int, int]]) -> None:
+        self._finisher.submit(lambda: self._finish_all(pixels, places))
+
+    # In the other threads
+
+    def _read_one(self, entry: Entry) -> None:
+        try:
+            program = entry.job.group.program
+            if not entry.future.done():
+                for _ in self._runner.programs.compile(program, {span.guided for span in entry.job.spans}):
+                    pass
+                entry.inputs = inputs.read(entry.job, self._config, entry.pictures)
+        except Exception as error:
+            self._fail(entry, error)
+        with self._changed:
+            entry.is_reading = False
+            self._tell()
+
+    def _finish_all(self, pixels, places: list[tuple[Entry, int, int]]) -> None:
+        try:
+            host = np.asarray(pixels)
+            for entry, device, row in places:
+                if not entry.future.done():
+                    try:
+                        self._settle(entry, self._results.result(entry, host[device, row].copy()))
+                    except jax.errors.JaxRuntimeError:
+                        raise
+                    except Exception as error:
+                        self._fail(entry, error)
+        except jax.errors.JaxRuntimeError as error:
+            with self._changed:
+                self._failure = error
+                self._tell()
+
+    def _settle(self, entry: Entry, result) -> None:
+        if self._forget(entry):
+            self.scheduler.finished(entry)
+            entry.release()
+            entry.future.set_result(result)
+
+    def _fail(self, entry: Entry, error: BaseException) -> None:
+        if self._forget(entry):
+            entry.release()
+            entry.future.set_exception(error)
+
+    def _forget(self, entry: Entry) -> bool:
+        """Take an entry off the list; False where someone else has done it."""
+        with self._changed:
+            is_here = entry in self._entries
+            self._entries.pop(entry, None)
+            self._tell()
+        return is_here
+
+    def _tell(self) -> None:
+        """Have the queue's thread look at what has changed; the lock is taken."""
+        self._news += 1
+        self._ordered_at = -float("inf")
+        self._changed.notify_all()

@@ -1,0 +1,132 @@
+"""Pictures and rows to calls of the compiled stages. Every call returns at once; the devices work in order."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from ssd1b_jax.engine import programs
+from ssd1b_jax.engine.adapters import Adapters
+from ssd1b_jax.engine.jobs import Group, Program
+from ssd1b_jax.engine.programs import Programs
+from ssd1b_jax.engine.slots import Block, Entry, Grid, Outbox, Place, no_rows
+from ssd1b_jax.engine.stages import Steps
+
+
+class Runner:
+    """The devices of one pipeline."""
+
+    def __init__(self, compiled: Programs, adapters: Adapters):
+        self.programs = compiled
+        self.devices = compiled.devices
+        self.adapters = adapters
+        self.count = len(self.devices.devices)
+        self.width = self.devices.per_device
+
+    def run(self, name: str, program: Program, *arguments):
+        """Call a stage, which is compiled first where it was not."""
+        return self.programs.get(name, program)(*arguments)
+
+    def prepare(self, group: Group, entries: Sequence[Entry], busy: Sequence[int]) -> tuple[Block, dict]:
+        """Prepare at most `count * width` pictures in a new block, always as a whole one, so that no bit depends on it.
+
+        Devices with the fewest pictures, of which each has `busy`, take the first. Rows without a picture repeat one.
+        Also returns whether the encoders gave finite values.
+        """
+        grid = self._dealt(entries, busy)
+        rows = [entry or entries[0] for device in grid for entry in device]
+        inputs = jax.tree.map(lambda *each: np.stack(each), *(entry.inputs.inputs for entry in rows))
+        params = self.adapters.params(dict(group.loras))
+        slots, finite = self.run("prepare", group.program, params, self.devices.split(inputs))
+        block = Block(slots, grid)
+        for device, row, entry in block.places():
+            entry.picture, entry.notes = entry.inputs.picture, entry.inputs.notes
+            entry.inputs = None
+            entry.finite.append((finite, device, row))
+        return block, finite
+
+    def gather(self, program: Program, wanted: Sequence[Entry], blocks: Sequence[Block]) -> Block:
+        """Bring pictures, at most `width` of each device, into one block; the rows that they take are exchanged."""
+        inside = {block: sum(entry.place.block is block for entry in wanted) for block in blocks}
+        target = max(blocks, key=inside.__getitem__)
+        for source in blocks:
+            moving = [entry for entry in wanted if entry.place.block is source]
+            if source is not target and moving:
+                self._exchange(program, target, source, moving, wanted)
+        return target
+
+    def advance(self, group: Group, block: Block, stops: dict[Entry, int], guided: bool):
+        """Make the calls of some pictures of a block up to their stops. Returns the predicted results, to look at."""
+        start = np.zeros((self.count, self.width), np.int32)
+        stop = start.copy()
+        for entry, last in stops.items():
+            _, device, row = entry.place
+            start[device, row], stop[device, row] = entry.call, last
+            entry.call = last
+        name = programs.advance(group.program.guided, guided)
+        params = dict(unet=self.adapters.params(dict(group.loras))["unet"])
+        state, fixed = block.slots
+        state, denoised = self.run(name, group.program, params, state, fixed, Steps(start, stop))
+        block.slots = block.slots._replace(state=state)
+        return denoised
+
+    def outbox(self, block: Block) -> Outbox:
+        """An empty one for the latents of such a block."""
+        latents = block.slots.state.latents
+        empty = jax.device_put(np.zeros(latents.shape, latents.dtype), self.devices.sharded)
+        return Outbox(empty, self.count, self.width)
+
+    def collect(self, program: Program, outbox: Outbox, block: Block, entries: Sequence[Entry]) -> None:
+        """Move the latents of pictures that are done to the outbox, and free their rows."""
+        take = no_rows(self.count, self.width)
+        for entry in entries:
+            _, device, row = entry.place
+            free = outbox.grid[device].index(None)
+            take[device, free] = row
+            outbox.grid[device][free] = entry
+            block.remove(entry)
+        latents = block.slots.state.latents
+        outbox.latents = self.run("put_latents", program, (), outbox.latents, latents, take)
+
+    def decode(self, program: Program, latents, grid: Grid):
+        """Pixels of latents, on the devices; tells each picture of the grid where its `finite` are."""
+        params = dict(vae=self.adapters.params({})["vae"])
+        pixels, finite = self.run("decode", program, params, latents)
+        for device, rows in enumerate(grid):
+            for row, entry in enumerate(rows):
+                if entry is not None:
+                    entry.finite.append((finite, device, row))
+        return pixels
+
+    def _dealt(self, entries: Sequence[Entry], busy: Sequence[int]) -> Grid:
+        grid: Grid = [[] for _ in range(self.count)]
+        for entry in entries:
+            open_devices = [device for device in range(self.count) if len(grid[device]) < self.width]
+            grid[min(open_devices, key=lambda device: busy[device] + len(grid[device]))].append(entry)
+        return [rows + [None] * (self.width - len(rows)) for rows in grid]
+
+    def _exchange(
+        self, program: Program, target: Block, source: Block, moving: Sequence[Entry], wanted: Sequence[Entry]
+    ) -> None:
+        """Swap pictures of `source` with rows of `target` that are free, or whose pictures are not wanted."""
+        into, out_of = no_rows(self.count, self.width), no_rows(self.count, self.width)
+        kept = set(wanted)
+        pairs = []
+        for entry in moving:
+            _, device, row = entry.place
+            rows = target.grid[device]
+            open_rows = [i for i, other in enumerate(rows) if other not in kept and into[device, i] < 0]
+            free = min(open_rows, key=lambda i: rows[i] is not None)
+            into[device, free] = row
+            if rows[free] is not None:
+                out_of[device, row] = free
+            pairs.append((entry, rows[free], device, free, row))
+        old = target.slots
+        target.slots = self.run("put", program, (), old, source.slots, into)
+        if (out_of >= 0).any():
+            source.slots = self.run("put", program, (), source.slots, old, out_of)
+        for entry, other, device, free, row in pairs:
+            target.grid[device][free], source.grid[device][row] = entry, other
+            entry.place = Place(target, device, free)
+            if other is not None:
+                other.place = Place(source, device, row)

@@ -1,0 +1,148 @@
+"""Rows on the devices, and the pictures that are in them.
+
+A block has `devices x width` rows. A picture stays on its device, where it may change its row and its block: so one
+that has to wait keeps its state where it is.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssd1b_jax.config import VAEConfig
+from ssd1b_jax.engine.inputs import HostInputs
+from ssd1b_jax.engine.jobs import Job
+from ssd1b_jax.engine.pictures import Picture, Pictures
+from ssd1b_jax.engine.scheduler import Work
+from ssd1b_jax.engine.stages import Slots
+from ssd1b_jax.images import previews
+
+Grid = list[list["Entry | None"]]  # devices, rows
+
+
+class Place(NamedTuple):
+    """A row of a block."""
+
+    block: "Block"
+    device: int
+    row: int
+
+
+@dataclass(eq=False, kw_only=True)
+class Entry(Work):
+    """A picture in the queue. Only the queue's own threads change it.
+
+    `call` counts model calls that the devices were told of, `seen_calls` those that are done. `finite` are arrays on
+    the devices, by stage, with the picture's place in them; so is `denoised`.
+    """
+
+    job: Job
+    future: Future
+    priority: str
+    caller: object
+    submitted: float
+    deadline: float | int | None = None
+    index: int | None = None
+    pictures: Pictures
+    watch: Callable[[list["Entry"]], None] | None = None
+
+    inputs: HostInputs | None = None
+    is_reading: bool = False
+    is_cancelled: bool = False
+    is_retried: bool = False
+    place: Place | None = None
+    picture: Picture | None = None
+    notes: tuple[str, ...] = ()
+    call: int = 0
+    seen_calls: int = 0
+    seconds: float | int = 0.0
+    finite: list[tuple[dict[str, Any], int, int]] = field(default_factory=list)
+    denoised: tuple[Any, int, int] | None = None
+
+    @property
+    def remaining(self) -> float:
+        return self.job.work(self.call)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing was done for it yet."""
+        return not (self.is_reading or self.finite or self.future.done()) and self.inputs is None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be prepared."""
+        return self.inputs is not None and self.place is None and not self.future.done()
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether its next call is."""
+        return self.job.span(self.call).guided
+
+    def restart(self) -> None:
+        """Forget everything that came from the devices."""
+        self.inputs = self.place = self.denoised = None
+        self.call = self.seen_calls = 0
+        self.finite = []
+
+    def release(self) -> None:
+        """Let go of all that only an unfinished picture needs; its ticket may be kept for long."""
+        self.inputs = self.picture = self.denoised = self.watch = None
+        self.finite = []
+
+
+class Block:
+    """Rows that are advanced together, and the pictures in them, None where a row is free."""
+
+    def __init__(self, slots: Slots, grid: Grid):
+        self.slots = slots
+        self.grid = grid
+        for device, row, entry in self.places():
+            entry.place = Place(self, device, row)
+
+    def places(self) -> Iterator[tuple[int, int, Entry]]:
+        """Device, row and picture of each row that is not free."""
+        for device, rows in enumerate(self.grid):
+            for row, entry in enumerate(rows):
+                if entry is not None:
+                    yield device, row, entry
+
+    def entries(self) -> list[Entry]:
+        return [entry for _, _, entry in self.places()]
+
+    def remove(self, entry: Entry) -> None:
+        """Free the picture's row."""
+        self.grid[entry.place.device][entry.place.row] = None
+        entry.place = None
+
+
+class Outbox:
+    """Latents of pictures that are done, until they are decoded together. `age` is in model calls."""
+
+    def __init__(self, latents, devices: int, width: int):
+        self.latents = latents
+        self.grid: Grid = [[None] * width for _ in range(devices)]
+        self.age = 0
+
+    def entries(self) -> list[Entry]:
+        return [entry for rows in self.grid for entry in rows if entry is not None]
+
+    def has_room(self, needed: list[int]) -> bool:
+        """Whether so many rows are free on each device."""
+        return all(rows.count(None) >= count for rows, count in zip(self.grid, needed, strict=True))
+
+    @property
+    def is_full(self) -> bool:
+        return not any(None in rows for rows in self.grid)
+
+
+def no_rows(devices: int, width: int) -> np.ndarray:
+    """A `take` of `stages.put` that moves nothing."""
+    return np.full((devices, width), -1, np.int32)
+
+
+def look(place: tuple[Any, int, int], vae: VAEConfig) -> np.ndarray | None:
+    """The preview of a picture by its place in denoised latents."""
+    denoised, device, row = place
+    return previews.preview(vae, np.asarray(denoised)[device, row])
