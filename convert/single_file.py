@@ -18,12 +18,13 @@ from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.files import foreign
 
 # No weights: the schedule, averages kept while training, buffers, the scale of CLIP's loss.
+# The first text encoder has no projection, though some programs save one.
 _NO_WEIGHTS = re.compile(
-    r"model_ema\..*|denoiser\.sigmas|v_pred|scale_factor|logvar|lvlb_weights|betas|alphas_cumprod(_prev)?"
-    r"|sqrt_(one_minus_|recip_|recipm1_)?alphas_cumprod|log_one_minus_alphas_cumprod"
+    r"(first_stage_model\.)?(model_ema|loss)\..*|denoiser\.sigmas|v_pred|scale_factor|logvar|lvlb_weights"
+    r"|betas|alphas_cumprod(_prev)?|sqrt_(one_minus_|recip_|recipm1_)?alphas_cumprod|log_one_minus_alphas_cumprod"
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])"
-    r"|conditioner\.embedders\.1\.model\.(logit_scale|attn_mask)"
-    r"|conditioner\.embedders\.0\.transformer\.text_model\.embeddings\.position_ids"
+    r"|conditioner\.embedders\..*(logit_scale|attn_mask|position_ids)"
+    r"|conditioner\.embedders\.0\.(transformer\.)?text_projection(\.weight)?"
 )
 _QKV = ("q", "k", "v")
 

@@ -21,10 +21,11 @@ from ssd1b_jax.models import abstract
 
 Tensors = Iterable[tuple[str, np.ndarray]]
 
-# What older files call the VAE's attention, what newer ones save without a prefix, and a buffer that is no weight.
+# Older names of the VAE's attention, names that newer files save without a prefix, and tensors that are no weights.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 UNPREFIXED = ("embeddings.", "encoder.layers.", "final_layer_norm.")
-IGNORED = {"text_model.embeddings.position_ids"}
+IGNORED = {"text_model.embeddings.position_ids", "logit_scale"}
+IGNORED_PROJECTION = "text_projection.weight"  # of the first text encoder, which has none
 CHUNK = 1 << 24  # values looked at together
 
 
@@ -43,14 +44,16 @@ def fill(
 ) -> dict[str, dict]:
     """Parameters of the parts that `slots` cover, from tensors that are named as the slots are.
 
-    Each tensor is used exactly once. Raises WeightsError for all that are unknown, missing, repeated,
-    mis-shaped, or not finite in `dtype`.
+    Each tensor is used exactly once. Axes of length one at the end of a shape make no difference. Raises
+    WeightsError for all that are unknown, missing, repeated, mis-shaped, not finite in `dtype`, or
+    matrices of zeros.
     """
     tensors = list(tensors)
     faults = list(_faults(slots, tensors, dtype, on_progress))
     if faults:
         raise WeightsError(summary(faults))
-    params = {path: view(tensor) for name, tensor in tensors for path, view in slots[name].views.items()}
+    shaped = ((slots[name], tensor.reshape(slots[name].shape)) for name, tensor in tensors)
+    params = {path: view(tensor) for slot, tensor in shaped for path, view in slot.views.items()}
     return {
         part: jax.tree_util.tree_map_with_path(
             lambda path, leaf, part=part: params[part, *keys(path)], abstract(part, config)[1]
@@ -73,7 +76,7 @@ def to_flax(
         for part in parts
         for name, entry in table(part, config).items()
     }
-    tensors = ((f"{part} {name}", tensor) for part, named in parts.items() for name, tensor in _weights(named))
+    tensors = ((f"{part} {name}", tensor) for part, named in parts.items() for name, tensor in _weights(part, named))
     return fill(slots, tensors, config, dtype, on_progress)
 
 
@@ -84,11 +87,19 @@ def is_finite(tensor: np.ndarray, dtype: str) -> bool:
         return all(np.isfinite(flat[start : start + CHUNK].astype(dtype)).all() for start in range(0, flat.size, CHUNK))
 
 
-def _weights(tensors: Tensors) -> list[tuple[str, np.ndarray]]:
-    """The tensors that are weights, each under the name that `table` has for it."""
+def _weights(part: str, tensors: Tensors) -> list[tuple[str, np.ndarray]]:
+    """The tensors of a part that are weights, each under the name that `table` has for it."""
+    ignored = IGNORED | ({IGNORED_PROJECTION} if part == "text_encoder" else set())
     named = ((rename(name, OLD_NAMES), tensor) for name, tensor in tensors)
     named = ((f"text_model.{name}" if name.startswith(UNPREFIXED) else name, tensor) for name, tensor in named)
-    return [(name, tensor) for name, tensor in named if name not in IGNORED]
+    return [(name, tensor) for name, tensor in named if name not in ignored]
+
+
+def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the axes of length one at its end: a convolution of one pixel is a matrix."""
+    while shape[-1:] == (1,):
+        shape = shape[:-1]
+    return shape
 
 
 def _faults(
@@ -104,9 +115,11 @@ def _faults(
             continue
         if tensor.dtype.kind not in "fV":  # bfloat16 is "V"
             yield "of whole numbers", f"{name} is {tensor.dtype}"
-        if tensor.shape != slots[name].shape:
+        if _without_unit_axes(tensor.shape) != _without_unit_axes(slots[name].shape):
             yield "mis-shaped", f"{name} is {tensor.shape}, not {slots[name].shape}"
         if not is_finite(tensor, dtype):
             yield f"not finite in {dtype}", name
+        elif tensor.ndim > 1 and not tensor.any():  # no matrix of a trained model is: the file has a hole
+            yield "zero from end to end", name
         release_pages(tensor)
         on_progress("checking", tensor.nbytes)

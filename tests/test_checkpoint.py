@@ -66,6 +66,32 @@ def test_parameters_are_placed_by_sharding(saved):
     assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(model.params))
 
 
+@pytest.mark.parametrize("name", ["[ai] models/model", "model [bf16]", "what? *"])
+def test_a_path_is_no_pattern(tmp_path, tokenizers, name):
+    """Orbax looks for files by patterns, in which these characters have a meaning."""
+    about = dict(source="here", dtype="float32", tokenizers=tokenizers)
+    save_model(tmp_path / name, TINY, random_params(TINY), **about)
+    jax.tree.map(np.testing.assert_array_equal, load_model(tmp_path / name).params, random_params(TINY))
+
+
+def test_a_part_that_cannot_be_read_back_is_not_certified(tmp_path, tokenizers, monkeypatch):
+    def unreadable(path, shapes):
+        raise ValueError("no checkpoint")
+
+    monkeypatch.setattr(orbax, "read_leaves", unreadable)
+    about = dict(source="here", dtype="float32", tokenizers=tokenizers)
+    with pytest.raises(ModelError, match="unet can't be read back after it was written"):
+        save_model(tmp_path / "model", TINY, random_params(TINY), **about)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["unet/.DS_Store", "vae/._manifest", "tokenizer/.ipynb_checkpoints/vocab.json"])
+def test_hidden_files_are_no_part_of_a_model(folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"\0\5")
+    assert verify(folder).config == TINY
+
+
 def test_every_file_is_verified(folder):
     files = model_folder.read_manifest(folder).files
     assert len(files) == 6 + 4 * 8  # two tokenizers of three files, four parts of eight

@@ -53,6 +53,18 @@ def test_there_and_back_is_the_identity(folder, config):
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
+def test_axes_of_length_one_and_buffers_make_no_difference(folder, config):
+    parts = {part: dict(read_part(folder, part)) for part in STEMS}
+    expected = to_flax(config, {part: tensors.items() for part, tensors in parts.items()})
+    for name in ("to_q.weight", "to_q.bias"):
+        tensors, key = parts["vae"], f"encoder.mid_block.attentions.0.{name}"
+        tensors[key] = tensors[key][..., None, None]
+    parts["text_encoder"]["text_projection.weight"] = np.ones((4, 4), np.float32)
+    parts["text_encoder_2"]["logit_scale"] = np.ones((), np.float32)
+    got = to_flax(config, {part: tensors.items() for part, tensors in parts.items()})
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
 def test_faults_are_collected_over_all_parts(folder, config):
     parts = {part: dict(read_part(folder, part)) for part in STEMS}
     tensors = parts["unet"]
@@ -62,6 +74,7 @@ def test_faults_are_collected_over_all_parts(folder, config):
     parts["vae"]["quant_conv.bias"] = np.full(8, 1e5, np.float32)
     key = "encoder.mid_block.attentions.0.{}.weight"
     parts["vae"][key.format("query")] = parts["vae"][key.format("to_q")]
+    parts["vae"]["encoder.conv_in.weight"] = np.zeros_like(parts["vae"]["encoder.conv_in.weight"])
     with pytest.raises(WeightsError) as caught:
         to_flax(config, {part: tensors.items() for part, tensors in parts.items()}, "float16")
     for fault in (
@@ -70,6 +83,7 @@ def test_faults_are_collected_over_all_parts(folder, config):
         "1 mis-shaped (unet conv_out.weight is (8, 4, 3, 3), not (4, 8, 3, 3))",
         "2 not finite in float16 (unet conv_out.bias, vae quant_conv.bias)",
         "1 repeated (vae encoder.mid_block.attentions.0.to_q.weight)",
+        "1 zero from end to end (vae encoder.conv_in.weight)",
     ):
         assert fault in str(caught.value)
 

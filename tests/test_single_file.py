@@ -235,3 +235,19 @@ def test_views_are_of_the_mapped_file(tmp_path, named, write):
     fused = "conditioner.embedders.1.model.transformer.resblocks.1.attn.in_proj_weight"
     assert np.shares_memory(kernel, held[fused])
     np.testing.assert_array_equal(kernel, held[fused][128:256].T)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conditioner.embedders.1.model.transformer.text_model.embeddings.position_ids",
+        "conditioner.embedders.0.logit_scale",
+        "conditioner.embedders.0.transformer.text_projection.weight",
+        "first_stage_model.model_ema.decay",
+        "first_stage_model.loss.logvar",
+    ],
+)
+def test_leftovers_are_no_weights(name):
+    tensor = np.ones(2, np.float32)
+    kept = weights([(name, tensor), ("conditioner.embedders.1.model.text_projection", tensor)])
+    assert [name for name, _ in kept] == ["conditioner.embedders.1.model.text_projection"]

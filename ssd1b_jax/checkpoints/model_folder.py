@@ -128,6 +128,7 @@ def save_model(
         for part in PARTS:
             named = ((path, _cast(leaf, dtype, on_progress)) for path, leaf in leaves(params[part]))
             orbax.save_leaves(partial / part, named)
+            _read_back(partial / part, abstract_params(config, dtype)[part])
         about = dict(format=FORMAT, source=source, revision=revision, licence=licence, dtype=dtype)
         listed = {name: _fingerprint(partial / name, on_progress) for name in sorted(_part_files(partial))}
         content = about | dict(config=config.to_dict(), files=listed)
@@ -165,7 +166,8 @@ def verify(model: str | Path) -> Manifest:
     """Check every file of a model folder against its manifest; raises ModelError at the first that differs."""
     manifest = read_manifest(model)
     present = _part_files(manifest.folder)
-    for name in sorted(present ^ manifest.files.keys()):
+    extra = {name for name in present - manifest.files.keys() if not _is_hidden(name)}
+    for name in sorted(extra | (manifest.files.keys() - present)):
         fault = "is not listed in model.json: remove it" if name in present else f"is missing: {AGAIN}"
         raise ModelError(f"{manifest.folder / name} {fault}")
 
@@ -208,6 +210,15 @@ def read_manifest(model: str | Path) -> Manifest:
     return Manifest(name=str(model), folder=folder, config=config, files=files, sha256=data["sha256"], **about)
 
 
+def _read_back(folder: Path, shapes: dict) -> None:
+    """Raise ModelError unless a part that was written can be read, before a manifest vouches for it."""
+    try:
+        for _ in orbax.read_leaves(folder, shapes):
+            pass
+    except ValueError as error:
+        raise ModelError(f"{folder.name} can't be read back after it was written: choose another target") from error
+
+
 def _cast(leaf, dtype: str, on_progress: OnProgress) -> np.ndarray:
     copy = np.array(leaf, dtype, order="C")  # also where the dtype is the same: mapped pages are released
     if isinstance(leaf, np.ndarray):
@@ -220,6 +231,11 @@ def _part_files(folder: Path) -> set[str]:
     """Files below the parts' folders. Other files, such as a model card, are nobody's concern."""
     files = (path for name in (*PARTS, *TOKENIZERS) for path in (folder / name).rglob("*") if not path.is_dir())
     return {path.relative_to(folder).as_posix() for path in files}
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file or a folder in the path begins with a dot: a desktop's, a notebook's or a disk's own."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _fingerprint(path: Path, on_progress: OnProgress = no_progress) -> dict[str, Any]:

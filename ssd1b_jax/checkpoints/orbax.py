@@ -1,5 +1,6 @@
 """Trees of arrays on disk, by Orbax."""
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,18 +14,19 @@ from ssd1b_jax.checkpoints.tensor_names import keys, leaves
 
 BATCH = 256 << 20  # bytes that are written, or read back, together
 LEAST_READ = 64 << 20  # bytes
+PATTERN = frozenset("[]*?")  # characters with a meaning in a pattern of file names
 
 
 def save(path: str | Path, tree) -> None:
     """Save a pytree of JAX arrays at `path`, which must not exist; a killed save leaves nothing there."""
-    with _saving():
-        ocp.save(Path(path).absolute(), tree)
+    with _saving(), _plain_path(path) as path:
+        ocp.save(path, tree)
 
 
 def save_leaves(path: str | Path, named: Iterable[tuple[tuple[str | int, ...], np.ndarray]]) -> None:
     """Save a dict whose leaves come one by one, as `save` would, with at most `BATCH` bytes of them in memory."""
-    path, batch, size, begun = Path(path).absolute(), {}, 0, False
-    with _saving():
+    batch, size, begun = {}, 0, False
+    with _saving(), _plain_path(path) as path:
         for place, leaf in named:
             if batch and size + leaf.nbytes > BATCH:
                 ocp.partial.save(path, batch)
@@ -46,21 +48,20 @@ def load(path: str | Path, shapes, sharding: jax.sharding.Sharding | None = None
 
     Leaves must be stored in a dtype no wider than `stored`, or than that of `shapes`.
     """
-    with _few_at_once(shapes, stored):
-        return ocp.load(Path(path).absolute(), _placed(shapes, sharding))
+    with _few_at_once(shapes, stored), _plain_path(path) as path:
+        return ocp.load(path, _placed(shapes, sharding))
 
 
 def load_part(path: str | Path, key: str, shapes):
     """Load one top-level entry of a saved tree, and nothing of the others."""
-    path = Path(path).absolute()
-    skipped = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, ocp.metadata(path).metadata)
-    with _few_at_once(shapes):
+    with _few_at_once(shapes), _plain_path(path) as path:
+        skipped = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, ocp.metadata(path).metadata)
         return ocp.load(path, {**skipped, key: _placed(shapes, None)})[key]
 
 
 def read_leaves(path: str | Path, shapes) -> Iterator[tuple[tuple[str | int, ...], np.ndarray]]:
     """The leaves of what `save` wrote, with their paths, with at most `BATCH` bytes of them in memory."""
-    path, batch, size = Path(path).absolute(), set(), 0
+    batch, size = set(), 0
     wanted = leaves(shapes)
     for i, (place, leaf) in enumerate(wanted):
         batch.add(place)
@@ -70,8 +71,8 @@ def read_leaves(path: str | Path, shapes) -> Iterator[tuple[tuple[str | int, ...
             placed = jax.tree_util.tree_map_with_path(
                 lambda at, leaf, batch=batch: leaf if keys(at) in batch else ocp.PLACEHOLDER, _placed(shapes, None)
             )
-            with _few_at_once(shapes):
-                loaded = ocp.load(path, placed)
+            with _few_at_once(shapes), _plain_path(path) as plain:
+                loaded = ocp.load(plain, placed)
             yield from ((place, np.asarray(leaf)) for place, leaf in leaves(loaded) if place in batch)
             batch, size = set(), 0
 
@@ -82,6 +83,19 @@ def _few_at_once(shapes, stored=jnp.float32) -> ocp.Context:
     context = ocp.Context()
     context.memory.read_concurrent_bytes = max(LEAST_READ, 1 + max(widths, default=0))
     return context
+
+
+@contextmanager
+def _plain_path(path: str | Path) -> Iterator[Path]:
+    """The absolute path, by way of a link where it has characters that Orbax takes for a pattern of names."""
+    path = Path(path).absolute()
+    if not PATTERN.intersection(str(path.parent)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "model"
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield link / path.name
 
 
 @contextmanager

@@ -6,6 +6,7 @@ wants all tensors in memory at once.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -27,8 +28,11 @@ DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-# Of a header, so that a hostile one is refused at once; SDXL base has 2,513 tensors in 0.4 MB.
-HEADER_LIMIT, MOST_TENSORS = 8 << 20, 50_000
+# Limits of a header, so that a hostile one is refused at once. SDXL base has 2,513 tensors in 0.4 MB.
+HEADER_LIMIT = 100_000_000  # bytes, as in the format itself: trainers write long texts
+STRUCTURE_LIMIT = 8 << 20  # bytes, without the insides of texts
+MOST_TENSORS = 50_000
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 
 
@@ -61,8 +65,7 @@ def read_with_metadata(path: Path) -> tuple[list[tuple[str, np.ndarray]], dict[s
         if start - 8 > HEADER_LIMIT:
             raise ValueError(f"its header has {start - 8} bytes, more than the {HEADER_LIMIT} that any model needs")
         header = data[8:start].tobytes()
-        if header.count(b"{") > MOST_TENSORS:  # before they are parsed
-            raise ValueError(f"its header has more than {MOST_TENSORS} tables, which no model needs")
+        _check_structure(header)
         entries = json.loads(header, object_pairs_hook=_Pairs)
         if not isinstance(entries, _Pairs):
             raise ValueError("its header is no table of tensors")
@@ -104,6 +107,17 @@ def write_safetensors(
 def map_file(path: Path) -> np.ndarray:
     """A file's bytes, mapped from disk."""
     return np.asarray(np.memmap(path, np.uint8, mode="r")) if path.stat().st_size else np.empty(0, np.uint8)
+
+
+def _check_structure(header: bytes) -> None:
+    """Raise ValueError for a header of too many parts, before it is parsed. Its texts may be long."""
+    structure = _TEXT.sub(b'""', header)
+    if len(structure) > STRUCTURE_LIMIT:
+        raise ValueError(
+            f"its header has {len(structure)} bytes besides texts, more than the {STRUCTURE_LIMIT} that any model needs"
+        )
+    if structure.count(b"{") > MOST_TENSORS:
+        raise ValueError(f"its header has more than {MOST_TENSORS} tables, which no model needs")
 
 
 def _metadata(tables: list) -> dict[str, str]:
