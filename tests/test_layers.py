@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from ssd1b_jax import kernels
-from ssd1b_jax.models.layers import Conv, Embedding, Linear, repeated
+from ssd1b_jax.models.layers import Conv, Embedding, Linear
+from ssd1b_jax.models.tracing import repeated
 
 
 class Scaled(nnx.Module):

@@ -125,7 +125,7 @@ def test_blocks_of_a_program_and_what_lives_beside_them():
     assert len({block.key for block in found}) == 1
     assert [block.outputs for block in found] == [image] * 3
     # Nothing; skip; skip, and what the loop starts from with its counter.
-    assert [block.held for block in found] == [0, image, 2 * image + 4]
+    assert [block.live for block in found] == [0, image, 2 * image + 4]
 
 
 def test_a_block_that_is_scanned_counts_as_often_as_it_runs():

@@ -1,4 +1,4 @@
-"""`python -m ssd1b_jax.bench`: tables of times beside a peer's."""
+"""`python -m ssd1b_jax.bench`: tables of times, ours and a peer's."""
 
 import argparse
 import os
@@ -29,7 +29,7 @@ PARTS = {
     "host": "a picture, file to file, and how much of that is the host's work",
 }
 FRESH = ("start", "load")  # every run in a new process
-# Whom we are beside, by the module of `bench` that knows them: the package they need, and their parts.
+# The peers, by their module in `bench`: the package that each needs, and its parts.
 PEERS = {
     "peer": ("torch", ("unet", "vae-encode", "vae-decode", "text", "img2img", "start", "load", "batch", "host")),
     "openvino": ("openvino", ("unet", "vae-encode", "vae-decode")),
@@ -71,16 +71,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _contenders(part: str, peers: bool) -> list[str]:
-    """Ours, beside loading alone where a process starts, and the peers that are installed."""
-    found = [name for name, (package, parts) in PEERS.items() if part in parts and find_spec(package)]
-    return ["ours", *["ours:load"] * (part == "start"), *(found if peers and find_spec("torch") else [])]
+    """Ours, loading alone where a process starts, and the peers that are installed."""
+    installed = [name for name, (package, parts) in PEERS.items() if part in parts and find_spec(package)]
+    return ["ours", *["ours:load"] * (part == "start"), *(installed if peers and find_spec("torch") else [])]
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     listing = "\n".join(f"  {name:<12}{what}" for name, what in PARTS.items())
     parser = Parser(
         prog="python -m ssd1b_jax.bench",
-        description="Time parts of the work beside diffusers on PyTorch, and OpenVINO where it is installed,\n"
+        description="Time parts of the work next to diffusers on PyTorch, and OpenVINO where it is installed,\n"
         "taking turns. Parts:\n" + listing,
         epilog="start and load write ssd_1b's random weights, 9 GB for each contender, to the temporary folder once.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -72,7 +72,7 @@ def agreement(output: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
 def take_turns(names: list[str], task: Task, reps: int, warm: bool = True) -> list[Measured]:
     """Run a task `reps` times by each contender, one after the other, after one run to warm up.
 
-    A name is that of a module beside this one; `ours:load` is `ours` with another part than the task's.
+    A name is that of a module of this room. `ours:load` is `ours` with another part than the task's.
     """
     if not warm:
         return _fresh(names, task, reps)
@@ -175,6 +175,6 @@ def _once(connection, name: str, task: Task) -> None:
 
 
 def _peak() -> float:
-    """The most memory this process has held, in bytes."""
+    """The peak memory of this process, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from ssd1b_jax.config import CLIPTextConfig
 from ssd1b_jax.kernels import attention
-from ssd1b_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, repeated
+from ssd1b_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
+from ssd1b_jax.models.tracing import repeated
 
 Hidden = Float[Array, "batch tokens channels"]
 Tokens = Int[Array, "batch tokens"]

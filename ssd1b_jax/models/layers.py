@@ -6,7 +6,6 @@ spelled out. Norms, softmax and embeddings of time are computed in float32 whate
 Every module takes the `dtype` it computes in and keeps its parameters in.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,32 +17,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ssd1b_jax import kernels
+from ssd1b_jax.models.tracing import repeated
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
-
-
-def repeated(call: Callable, name: str | None = None) -> Callable:
-    """A `__call__` that is traced and lowered once for all modules of the same structure and shapes.
-
-    The result must follow from the positional arguments and the parameters, which must not change.
-    `name`, by default the class's, is the function's name in programs.
-    """
-
-    def traced(graphdef, plain, params, *arguments):
-        return call(nnx.merge(graphdef, params), *arguments)
-
-    traced.__name__ = name or call.__qualname__.partition(".")[0]
-    traced = jax.jit(traced, static_argnums=(0, 1))
-
-    @functools.wraps(call)
-    def shared(module, *arguments):
-        graphdef, params = nnx.split(module)
-        return traced(graphdef, kernels.is_plain(), params, *arguments)
-
-    return shared
 
 
 def _keyless(initializer: Callable) -> Callable:

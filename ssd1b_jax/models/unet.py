@@ -24,9 +24,9 @@ from ssd1b_jax.models.layers import (
     MLPEmbedding,
     ResnetBlock,
     Upsample,
-    repeated,
     sinusoidal_embedding,
 )
+from ssd1b_jax.models.tracing import repeated
 
 Latents = Float[Array, "batch height width channels"]
 Hidden = Float[Array, "batch tokens channels"]

@@ -1,8 +1,8 @@
-"""A program as the blocks it calls: traced with every block as one equation, so that each need be looked at once.
+"""A program as the blocks it calls. Each block is traced as one equation, so equal blocks are compiled once.
 
-What lies between blocks (guidance, the sampler's step, activations, skip connections joined) is left out.
-How good the sum of blocks is, of SSD-1B in bfloat16 on a TPU v5e at 1024 x 1024 with plain attention (libtpu
-0.0.52, 2026-11-23):
+The operations between blocks (guidance, the sampler's step, activations, joined skip connections) are left out.
+The sum of blocks against the whole, for SSD-1B in bfloat16 on a TPU v5e at 1024 x 1024 with plain attention
+(libtpu 0.0.52, 2026-11-23):
 
 |                               | arithmetic | traffic with memory | temporaries |
 |-------------------------------|------------|---------------------|-------------|
@@ -11,15 +11,14 @@ How good the sum of blocks is, of SSD-1B in bfloat16 on a TPU v5e at 1024 x 1024
 | VAE decoder                   | +0.0%      | +74%                | +49%        |
 """
 
-import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from ssd1b_jax.models import clip, layers, unet, vae
+from ssd1b_jax.models.tracing import marked
 
 # The outermost of these that is called counts, so every layer of the networks is in one.
 BLOCKS = (
@@ -30,12 +29,12 @@ _MARK = "block_"
 
 
 class Block(NamedTuple):
-    """One place where a program calls a block, `times` in a run; `held` bytes of other values live meanwhile."""
+    """One place where a program calls a block, `times` in a run. `live` bytes of other values exist meanwhile."""
 
     name: str
     jaxpr: ClosedJaxpr
     times: int
-    held: int
+    live: int
 
     @property
     def outputs(self) -> int:
@@ -43,45 +42,45 @@ class Block(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Equal for blocks that are the same program: the same layers on the same shapes."""
+        """The block's program as text: equal for the same layers on the same shapes."""
         return str(self.jaxpr)
 
     def __str__(self) -> str:
-        """The block's name and the shape it makes, such as `ResnetBlock 2x128x128x320`."""
+        """The block's name and the shape of its result, such as `ResnetBlock 2x128x128x320`."""
         return f"{self.name} {'x'.join(map(str, self.jaxpr.out_avals[0].shape))}"
 
 
 def blocks(function: Callable, *arguments) -> list[Block]:
     """Every call of a block in `function` on such arguments (arrays or their shapes), in order.
 
-    The body of a loop whose length isn't known counts once.
+    The body of a loop of unknown length counts once.
     """
-    with _marked():
+    with marked(BLOCKS, _MARK):
         jaxpr = jax.make_jaxpr(lambda *arguments: function(*arguments))(*arguments)
     return list(_walk(jaxpr.jaxpr, 1, 0))
 
 
-def _walk(jaxpr: Jaxpr, times: int, held: int) -> Iterator[Block]:
-    """Blocks with what lives beside them: the values of `jaxpr` that are made before and used then or later."""
+def _walk(jaxpr: Jaxpr, times: int, live: int) -> Iterator[Block]:
+    """Blocks, with the bytes that live meanwhile: values that are computed before a block and used in it or later."""
     equations = _used(jaxpr)
     last_use = {var: i for i, equation in enumerate(equations) for var in _variables(equation.invars)}
     last_use |= {var: len(equations) for var in _variables(jaxpr.outvars)}
     living = {}
     for i, equation in enumerate(equations):
-        beside = held + sum(living.values())
+        others = live + sum(living.values())
         name = equation.params.get("name", "")
         if name.startswith(_MARK):
-            yield Block(name.removeprefix(_MARK), equation.params["jaxpr"], times, beside)
+            yield Block(name.removeprefix(_MARK), equation.params["jaxpr"], times, others)
         else:
             repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
             for inner in _jaxprs(equation.params):
-                yield from _walk(inner, times * repeats, beside)
+                yield from _walk(inner, times * repeats, others)
         living |= {var: _size(var.aval) for var in equation.outvars}
         living = {var: size for var, size in living.items() if last_use.get(var, -1) > i}
 
 
 def _used(jaxpr: Jaxpr) -> list:
-    """Equations that the outputs depend on; the compiler drops the others."""
+    """The equations that the outputs depend on. The compiler drops the others."""
     needed, used = set(_variables(jaxpr.outvars)), []
     for equation in reversed(jaxpr.eqns):
         if not needed.isdisjoint(equation.outvars):
@@ -104,17 +103,3 @@ def _jaxprs(params: dict) -> Iterator[Jaxpr]:
 
 def _size(aval) -> int:
     return aval.size * aval.dtype.itemsize
-
-
-@contextmanager
-def _marked() -> Iterator[None]:
-    """While a program is traced: every call of a block is a `jax.jit` of its own, named after it."""
-    calls = {kind: kind.__call__ for kind in BLOCKS}
-    try:
-        for kind, call in calls.items():
-            # Of what is repeated already: its traces would outlive these.
-            kind.__call__ = layers.repeated(inspect.unwrap(call), _MARK + kind.__name__)
-        yield
-    finally:
-        for kind, call in calls.items():
-            kind.__call__ = call

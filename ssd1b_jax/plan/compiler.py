@@ -1,4 +1,4 @@
-"""Compiling for devices that need not be here, and what the compiler then knows of a program."""
+"""Compiling for devices that need not be here, and the cost of a program as the compiler knows it."""
 
 import hashlib
 import json
@@ -43,10 +43,10 @@ CHIPS: Mapping[str, Chip] = {
 class Cost:
     """What a program takes on one device: bytes of memory by kind, operations, bytes moved to and from memory.
 
-    The compiler counts as moved what each operation reads and writes, on a TPU also where that stays
-    in memory on the chip: of SSD-1B's loop on a v5e two thirds. So traffic takes that much time at most.
-    `seconds` is the compiler's own estimate, None where it has none. Of a loop it counts one
-    turn. `refused` is the compiler's sentence about a program that can't fit.
+    `traffic` is the sum of what each operation reads and writes. On a TPU that includes values which stay
+    on the chip: two thirds of it in SSD-1B's loop on a v5e. So the time for traffic is an upper bound.
+    `seconds` is the compiler's own estimate, or None. Of a loop it counts one turn. `refused` is the
+    compiler's sentence about a program that can't fit.
     """
 
     arguments: int = 0
@@ -99,27 +99,27 @@ def find_devices(topology: str) -> list[jax.Device]:
 
 
 def cost(lowered: jax.stages.Lowered, device: jax.Device, title: str, say: Say) -> Cost:
-    """Compile a program for such devices and ask the compiler about it, or recall what it said of the same program."""
+    """The compiler's cost of a program on such devices. The answer is kept on disk, by program and versions."""
     key = [lowered.as_text(), device.device_kind, *(_version(name) for name in ("jax", "jaxlib", "libtpu"))]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     path = Path(platformdirs.user_cache_dir("ssd1b_jax")) / "plans" / f"{name}.json"
     try:
-        found = Cost(**json.loads(path.read_text(encoding="utf-8")))
+        known = Cost(**json.loads(path.read_text(encoding="utf-8")))
         say(f"{title}: known")
-        return found
+        return known
     except (OSError, ValueError, TypeError):  # not there, or of another version
         pass
     began = time.perf_counter()
     with _ticking(title, say), nullcontext() if device.platform == "cpu" else _uncached():
-        found = _ask(lowered)
+        answer = _ask(lowered)
     seconds = time.perf_counter() - began
     say(f"{title}: compiled in {seconds:.1f} s")
-    found = Cost(**asdict(found) | dict(compile_seconds=seconds))
+    answer = Cost(**asdict(answer) | dict(compile_seconds=seconds))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    partial.write_text(json.dumps(asdict(answer)), encoding="utf-8")
     partial.replace(path)
-    return found
+    return answer
 
 
 def _ask(lowered: jax.stages.Lowered) -> Cost:
@@ -146,7 +146,7 @@ def _ask(lowered: jax.stages.Lowered) -> Cost:
 
 @contextmanager
 def _uncached() -> Iterator[None]:
-    """Without JAX's compilation cache, which can't read programs back for devices that aren't here."""
+    """Switch JAX's compilation cache off: it can't read programs back for devices that aren't here."""
     enabled = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     reset_cache()
@@ -159,7 +159,7 @@ def _uncached() -> Iterator[None]:
 
 @contextmanager
 def _ticking(title: str, say: Say, every: float = 30.0) -> Iterator[None]:
-    """Say now and then that a compiler is still at work."""
+    """Report every so many seconds that the compiler is still at work."""
     done, began = threading.Event(), time.perf_counter()
 
     def tick():

@@ -129,7 +129,7 @@ def _quick(stage: Lowerable, device: jax.Device, say: Say) -> tuple[Cost, tuple[
     }
     times = {key: sum(block.times for block in parts if block.key == key) for key in distinct}
     seconds = [costs[key].seconds for key in distinct]
-    temporaries = max(block.held + block.outputs + costs[block.key].temporaries for block in parts)
+    temporaries = max(block.live + block.outputs + costs[block.key].temporaries for block in parts)
     cost = Cost(
         arguments=_bytes(arguments),
         outputs=_bytes(jax.eval_shape(stage.function, *arguments)),
