@@ -199,6 +199,13 @@ class Pipeline:
         if failures:
             raise failure(failures)
 
+    def remake(self, request: Request, *, row: int = 0, on_progress: OnProgress | None = None) -> Result:
+        """Make one picture in a given row of a device's batch, which its record names where there are several."""
+        [(_, result)] = Stream(self.queue, self._planner, [request], on_progress, row).outcomes(True)
+        if isinstance(result, Error):
+            raise result
+        return result
+
     def submit(
         self,
         request: Request,

@@ -100,12 +100,11 @@ def read(
 
 
 def run(recipe: Recipe, *, on_progress: Callable[[Progress], None] | None = None) -> Replay:
-    """Make the picture again, in the dtype and with the per-device batch recorded, and compare."""
+    """Make the picture again, in the dtype and in the row of the per-device batch recorded, and compare."""
     record = recipe.record
-    requests = [recipe.request]
     options = dict(dtype=record["dtype"]["unet"], per_device=record["per_device"], loras=recipe.loras)
-    pipe = Pipeline.from_pretrained(recipe.model, **options, requests=requests)
-    (result,) = pipe.generate(requests, on_progress=on_progress)
+    pipe = Pipeline.from_pretrained(recipe.model, **options, requests=[recipe.request])
+    result = pipe.remake(recipe.request, row=record.get("row", 0), on_progress=on_progress)
     now = result.record
     identical = now["pixels"]["sha256"] == record["pixels"]["sha256"]
     apart, edited, upscale = None, None, record["written"]["upscale"]

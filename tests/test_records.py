@@ -19,7 +19,8 @@ from helpers import lora, tiny
 from helpers.commands import run
 from PIL import Image
 
-from ssd1b_jax import Request, SaveError, images, records, replay
+from ssd1b_jax import Pipeline, Request, SaveError, images, records, replay
+from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.errors import ImageError, RecordError
 from ssd1b_jax.records import Output, saving
 from ssd1b_jax.records.reading import PARTS
@@ -251,6 +252,24 @@ def test_a_record_cannot_ask_for_a_giant_batch(capsys, result, here, count):
     code, _, err = run(capsys, "replay", "a.json")
     sentence = f"per_device must be a whole number from 1 to 256, got {count}"
     assert (code, err) == (2, f"error: a.json: its record cannot be followed: {sentence}\n")
+
+
+@pytest.mark.parametrize("row", [-1, 2, "0", None])
+def test_a_record_cannot_ask_for_a_row_that_is_not_there(capsys, result, here, row):
+    result.save("a.png", sidecar=True)
+    rewrite(here / "a.json", per_device=2, row=row)
+    sentence = f"a batch of 2 has no row {row!r}"
+    assert run(capsys, "replay", "a.json")[::2] == (2, f"error: a.json: its record cannot be followed: {sentence}\n")
+
+
+def test_a_picture_is_made_again_in_its_row(tiny_model, tiny_folder, here):
+    pipe = Pipeline(tiny_model, devices=Devices(jax.devices()[:1], 2))
+    made = pipe.generate(Request(image="in.png", **SETTINGS) for _ in range(2))
+    assert sorted(result.record["row"] for result in made) == [0, 1]
+    last = next(result for result in made if result.record["row"] == 1)
+    saved = last.save("b.png")
+    again = replay.run(replay.read(saved.picture, model=tiny_folder))
+    assert again.identical and again.result.record["row"] == 1
 
 
 @pytest.mark.parametrize(("length", "kept"), [(32_000, {"parameters", "ssd1b"}), (40_000, {"ssd1b"}), (70_000, set())])

@@ -49,12 +49,20 @@ Outcome = Result | Error
 class Stream:
     """One caller's requests, on their way through the queue."""
 
-    def __init__(self, queue: Queue, planner: Planner, requests: Iterable[Request], on_progress: OnProgress | None):
+    def __init__(
+        self,
+        queue: Queue,
+        planner: Planner,
+        requests: Iterable[Request],
+        on_progress: OnProgress | None,
+        row: int | None = None,
+    ):
         self._queue = queue
         self._planner = planner
         self._requests = enumerate(requests)
         self._total = len(requests) if hasattr(requests, "__len__") else None
         self._on_progress = on_progress
+        self._row = row
         self._pictures = Pictures(planner.config.vae.factor)
         self._events: queues.SimpleQueue = queues.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}  # of pictures that are not done
@@ -109,7 +117,7 @@ class Stream:
 
     def _submit(self, index: int, job: Job, failed: list[tuple[int, Error]]) -> None:
         watch = None if self._on_progress is None else self._watch
-        about = dict(priority="batch" if self._total != 1 else "interactive", caller=self)
+        about = dict(priority="batch" if self._total != 1 else "interactive", caller=self, row=self._row)
         try:
             ticket = self._queue.submit(
                 job, **about, pictures=self._pictures, index=index, watch=watch, done=self._done

@@ -66,17 +66,21 @@ class Queue:
         limit: float | int | None = None,
         pictures: Pictures | None = None,
         index: int | None = None,
+        row: int | None = None,
         watch: Callable[[list[Entry]], None] | None = None,
         done: Callable[[int, Future], None] | None = None,
     ) -> Ticket:
         """Take a job. `deadline` and `limit` are seconds from now: for the picture, and for all that is in front of it.
 
-        Raises RequestError for an unknown priority or LoRA, `Full` where the work in front would take longer than
+        `row` is the row of a batch that the picture has to be made in. Raises RequestError for an unknown priority, row
+        or LoRA, `Full` where the work in front would take longer than
         `limit`, or the deadline can't be met, and DeviceError once closed or in a process that was forked.
         """
         self._lifetime.check()
         if priority not in PRIORITIES:
             raise RequestError(f"priority must be one of {', '.join(PRIORITIES)}, got {priority!r}")
+        if row is not None and not 0 <= row < self._runner.width:
+            raise RequestError(f"row must be less than the {self._runner.width} of a device, got {row}")
         self._runner.adapters.check(job.request.loras)
         now = self.clock()
         entry = Entry(
@@ -87,6 +91,7 @@ class Queue:
             submitted=now,
             deadline=None if deadline is None else now + deadline,
             index=index,
+            row=row,
             pictures=pictures or Pictures(self._config.vae.factor),
             watch=watch,
         )

@@ -32,7 +32,8 @@ class Results:
         loras = {
             name: dict(name=self._lora_files[name], sha256=self._adapters.sha256(name)) for name in job.request.loras
         }
-        record = records.describe(job.request, picture.sources, self._maker, job.table.steps_run, loras)
+        maker = self._maker | (dict(row=entry.row) if self._maker["per_device"] > 1 else {})
+        record = records.describe(job.request, picture.sources, maker, job.table.steps_run, loras)
         return Result(
             pixels=pixels,
             request=job.request,

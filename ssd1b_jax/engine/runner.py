@@ -1,6 +1,6 @@
 """Pictures and rows to calls of the compiled stages. Every call returns at once; the devices work in order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from ssd1b_jax.engine import programs
 from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.programs import Programs
-from ssd1b_jax.engine.slots import Block, Entry, Grid, Outbox, Place, no_rows
+from ssd1b_jax.engine.slots import Block, Entry, Grid, Lane, Outbox, Place, no_rows
 from ssd1b_jax.engine.stages import Steps
 
 
@@ -22,19 +22,20 @@ class Runner:
         self.adapters = adapters
         self.count = len(self.devices.devices)
         self.width = self.devices.per_device
+        self.lanes: list[Lane] = [(device, row) for device in range(self.count) for row in range(self.width)]
 
     def run(self, name: str, program: Program, *arguments):
         """Call a stage, which is compiled first where it was not."""
         return self.programs.get(name, program)(*arguments)
 
-    def prepare(self, group: Group, entries: Sequence[Entry], busy: Sequence[int]) -> tuple[Block, dict]:
-        """Prepare at most `count * width` pictures in a new block, always as a whole one, so that no bit depends on it.
+    def prepare(self, group: Group, dealt: Mapping[Lane, Entry]) -> tuple[Block, dict]:
+        """Prepare pictures in a new block, always as a whole one, so that no bit depends on how many there are.
 
-        Devices with the fewest pictures, of which each has `busy`, take the first. Rows without a picture repeat one.
-        Also returns whether the encoders gave finite values.
+        Lanes without a picture repeat one. Also returns whether the encoders gave finite values.
         """
-        grid = self._dealt(entries, busy)
-        rows = [entry or entries[0] for device in grid for entry in device]
+        first = next(iter(dealt.values()))
+        rows = [dealt.get(lane, first) for lane in self.lanes]
+        grid: Grid = [[dealt.get((device, row)) for row in range(self.width)] for device in range(self.count)]
         inputs = jax.tree.map(lambda *each: np.stack(each), *(entry.inputs.inputs for entry in rows))
         params = self.adapters.params(dict(group.loras))
         slots, finite = self.run("prepare", group.program, params, self.devices.split(inputs))
@@ -46,13 +47,13 @@ class Runner:
         return block, finite
 
     def gather(self, program: Program, wanted: Sequence[Entry], blocks: Sequence[Block]) -> Block:
-        """Bring pictures, at most `width` of each device, into one block; the rows that they take are exchanged."""
+        """Bring pictures, at most one of each lane, into one block; the pictures that are in their rows leave it."""
         inside = {block: sum(entry.place.block is block for entry in wanted) for block in blocks}
         target = max(blocks, key=inside.__getitem__)
         for source in blocks:
             moving = [entry for entry in wanted if entry.place.block is source]
             if source is not target and moving:
-                self._exchange(program, target, source, moving, wanted)
+                self._exchange(program, target, source, moving)
         return target
 
     def advance(self, group: Group, block: Block, stops: dict[Entry, int], guided: bool):
@@ -81,9 +82,8 @@ class Runner:
         take = no_rows(self.count, self.width)
         for entry in entries:
             _, device, row = entry.place
-            free = outbox.grid[device].index(None)
-            take[device, free] = row
-            outbox.grid[device][free] = entry
+            take[device, row] = row
+            outbox.grid[device][row] = entry
             block.remove(entry)
         latents = block.slots.state.latents
         outbox.latents = self.run("put_latents", program, (), outbox.latents, latents, take)
@@ -98,35 +98,24 @@ class Runner:
                     entry.finite.append((finite, device, row))
         return pixels
 
-    def _dealt(self, entries: Sequence[Entry], busy: Sequence[int]) -> Grid:
-        grid: Grid = [[] for _ in range(self.count)]
-        for entry in entries:
-            open_devices = [device for device in range(self.count) if len(grid[device]) < self.width]
-            grid[min(open_devices, key=lambda device: busy[device] + len(grid[device]))].append(entry)
-        return [rows + [None] * (self.width - len(rows)) for rows in grid]
-
-    def _exchange(
-        self, program: Program, target: Block, source: Block, moving: Sequence[Entry], wanted: Sequence[Entry]
-    ) -> None:
-        """Swap pictures of `source` with rows of `target` that are free, or whose pictures are not wanted."""
+    def _exchange(self, program: Program, target: Block, source: Block, moving: Sequence[Entry]) -> None:
+        """Swap pictures of `source` with what is in their rows of `target`."""
         into, out_of = no_rows(self.count, self.width), no_rows(self.count, self.width)
-        kept = set(wanted)
         pairs = []
         for entry in moving:
             _, device, row = entry.place
-            rows = target.grid[device]
-            open_rows = [i for i, other in enumerate(rows) if other not in kept and into[device, i] < 0]
-            free = min(open_rows, key=lambda i: rows[i] is not None)
-            into[device, free] = row
-            if rows[free] is not None:
-                out_of[device, row] = free
-            pairs.append((entry, rows[free], device, free, row))
+            other = target.grid[device][row]
+            into[device, row] = row
+            if other is not None:
+                out_of[device, row] = row
+            pairs.append((entry, other))
         old = target.slots
         target.slots = self.run("put", program, (), old, source.slots, into)
         if (out_of >= 0).any():
             source.slots = self.run("put", program, (), source.slots, old, out_of)
-        for entry, other, device, free, row in pairs:
-            target.grid[device][free], source.grid[device][row] = entry, other
-            entry.place = Place(target, device, free)
+        for entry, other in pairs:
+            _, device, row = entry.place
+            target.grid[device][row], source.grid[device][row] = entry, other
+            entry.place = Place(target, device, row)
             if other is not None:
                 other.place = Place(source, device, row)

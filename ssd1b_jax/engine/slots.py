@@ -1,10 +1,10 @@
 """Rows on the devices, and the pictures that are in them.
 
-A block has `devices x width` rows. A picture stays on its device, where it may change its row and its block: so one
-that has to wait keeps its state where it is.
+A block has `devices x width` rows. A picture may change its block, but never its device and its row: one that has to
+wait keeps its state where it is, and on a CPU the row decides how sums are rounded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from ssd1b_jax.engine.stages import Slots
 from ssd1b_jax.images import previews
 
 Grid = list[list["Entry | None"]]  # devices, rows
+Lane = tuple[int, int]  # a device, and a row of every block there
 
 
 class Place(NamedTuple):
@@ -29,13 +30,18 @@ class Place(NamedTuple):
     device: int
     row: int
 
+    @property
+    def lane(self) -> Lane:
+        return self.device, self.row
+
 
 @dataclass(eq=False, kw_only=True)
 class Entry(Work):
     """A picture in the queue. Only the queue's own threads change it.
 
     `call` counts model calls that the devices were told of, `seen_calls` those that are done. `finite` are arrays on
-    the devices, by stage, with the picture's place in them; so is `denoised`.
+    the devices, by stage, with the picture's place in them; so is `denoised`. `row` is the row that the picture has, or
+    has to have.
     """
 
     job: Job
@@ -47,6 +53,7 @@ class Entry(Work):
     index: int | None = None
     pictures: Pictures
     watch: Callable[[list["Entry"]], None] | None = None
+    row: int | None = None
 
     inputs: HostInputs | None = None
     is_reading: bool = False
@@ -99,7 +106,7 @@ class Block:
         self.slots = slots
         self.grid = grid
         for device, row, entry in self.places():
-            entry.place = Place(self, device, row)
+            entry.place, entry.row = Place(self, device, row), row
 
     def places(self) -> Iterator[tuple[int, int, Entry]]:
         """Device, row and picture of each row that is not free."""
@@ -128,9 +135,9 @@ class Outbox:
     def entries(self) -> list[Entry]:
         return [entry for rows in self.grid for entry in rows if entry is not None]
 
-    def has_room(self, needed: list[int]) -> bool:
-        """Whether so many rows are free on each device."""
-        return all(rows.count(None) >= count for rows, count in zip(self.grid, needed, strict=True))
+    def has_room(self, lanes: Iterable[Lane]) -> bool:
+        """Whether these rows are free."""
+        return all(self.grid[device][row] is None for device, row in lanes)
 
     @property
     def is_full(self) -> bool:

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import jax
 from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.runner import Runner
 from ssd1b_jax.engine.scheduler import Scheduler
-from ssd1b_jax.engine.slots import Block, Entry, Outbox
+from ssd1b_jax.engine.slots import Block, Entry, Lane, Outbox
 
 DEPTH = 2  # calls of stages that the devices have before them
 MAX_BLOCKS = 6  # in the devices' memory
@@ -120,14 +119,39 @@ class Ticks:
         is_reading = any(entry.is_reading for entry in entries)
         if is_reading and len(ready) < self.capacity:
             return
-        there = [entry for entry in entries if entry.place is not None]
-        busy = [sum(entry.place.device == device for entry in there) for device in range(self.runner.count)]
-        wanted = self.runner.width * max(len({entry.is_guided for entry in there}), 1)
-        urgent = bool(there) and entries.index(ready[0]) < entries.index(there[-1])
-        if min(busy) < wanted or (urgent and self.scheduler.preempts(ready[0], there[-1])):
-            block, finite = self.runner.prepare(group, ready, busy)
+        dealt = self._deal(entries)
+        if dealt:
+            block, finite = self.runner.prepare(group, dealt)
             self.blocks.setdefault(group, []).append(block)
             self._fly(finite, dict.fromkeys(block.entries(), 0))
+
+    def _deal(self, entries: Sequence[Entry]) -> dict[Lane, Entry]:
+        """Lanes for pictures that are ready, of all pictures in order. None if all are busy and no picture is urgent.
+
+        A lane is busy with a picture of each kind of call, and gets one more to go on with. Where a lane is free the
+        longest picture takes the one with the least work.
+        """
+        ready = [entry for entry in entries if entry.is_ready]
+        placed = [entry for entry in entries if entry.place is not None]
+        lanes: dict[Lane, list[Entry]] = {lane: [] for lane in self.runner.lanes}
+        for entry in placed:
+            lanes[entry.place.lane].append(entry)
+        kinds = max(len({entry.is_guided for entry in placed}), 1)
+        if any(len(pictures) < kinds for pictures in lanes.values()):
+            lanes = {lane: pictures for lane, pictures in lanes.items() if len(pictures) <= kinds}
+        elif entries.index(ready[0]) < entries.index(placed[-1]) and self.scheduler.preempts(ready[0], placed[-1]):
+            lanes, ready = {placed[-1].place.lane: []}, ready[:1]
+        else:
+            return {}
+        loads = {lane: sum(entry.remaining for entry in pictures) for lane, pictures in lanes.items()}
+        dealt = {}
+        for entry in sorted(ready[: len(lanes)], key=lambda entry: -entry.remaining):
+            fitting = [lane for lane in loads if entry.row in (None, lane[1])]
+            if fitting:
+                lane = min(fitting, key=loads.__getitem__)
+                dealt[lane] = entry
+                del loads[lane]
+        return dealt
 
     def _tick(self, group: Group, entries: Sequence[Entry]) -> bool:
         """Advance the pictures of a group: those in guided calls, then the others. Rows that are done are collected."""
@@ -151,18 +175,16 @@ class Ticks:
         return any(kinds.values())
 
     def _rows(self, entries: Sequence[Entry]) -> list[Entry]:
-        """At most `width` pictures of each device: those that run, unless others are worth a change."""
-        rank = {entry: i for i, entry in enumerate(entries)}
+        """One picture of each lane: the one that runs, unless another is worth a change."""
+        lanes: dict[Lane, list[Entry]] = {}
+        for entry in entries:
+            lanes.setdefault(entry.place.lane, []).append(entry)
         chosen = []
-        for _, mine in groupby(sorted(entries, key=_device), key=_device):
-            mine = sorted(mine, key=lambda entry: (entry not in self.running, rank[entry]))
-            rows, others = mine[: self.runner.width], mine[self.runner.width :]
-            for entry in others:
-                last = max(rows, key=rank.__getitem__)
-                if rank[entry] < rank[last] and self.scheduler.preempts(entry, last):
-                    rows[rows.index(last)] = entry
-            chosen += rows
-        self.running = {entry for entry in self.running if entry not in rank} | set(chosen)
+        for first, *others in lanes.values():
+            running = next((entry for entry in (first, *others) if entry in self.running), first)
+            is_better = running is not first and self.scheduler.preempts(first, running)
+            chosen.append(first if is_better else running)
+        self.running = (self.running - set(entries)) | set(chosen)
         return chosen
 
     def _calls(self, group: Group, guided: bool, rows: Sequence[Entry]) -> int:
@@ -186,9 +208,8 @@ class Ticks:
                 block.remove(entry)
             self._send(program, latents, grid)
         else:
-            needed = [sum(entry.place.device == device for entry in done) for device in range(self.runner.count)]
             outbox = self.outboxes.get(program)
-            if outbox is not None and not outbox.has_room(needed):
+            if outbox is not None and not outbox.has_room(entry.place.lane for entry in done):
                 self._flush(program)
                 outbox = None
             if outbox is None:
@@ -258,7 +279,3 @@ class Ticks:
             blocks[:] = [block for block in blocks if block.entries()]
             if not blocks:
                 del self.blocks[group]
-
-
-def _device(entry: Entry) -> int:
-    return entry.place.device

@@ -80,6 +80,9 @@ def _parsed(text: str, path: Path) -> Record:
             settings.SETTINGS[name].check(value)
         except RequestError as error:
             raise RecordError(f"{path}: its record cannot be followed: {error}") from None
+    row, count = record.get("row", 0), record["per_device"]
+    if row not in range(count):
+        raise RecordError(f"{path}: its record cannot be followed: a batch of {count} has no row {row!r}")
     return record
 
 

@@ -10,6 +10,7 @@
 | model     | name as given, source and revision, sha256 of its manifest                                 |
 | loras     | the file's name and sha256 of each LoRA used                                               |
 | versions, device, machine, flags, dtype, per_device | what else pixels can depend on                   |
+| row       | of the batch of a device, from 0, where it has several                                       |
 
 It is the text named "ssd1b" in a PNG, JPEG or WebP. The text "parameters" in the same file is that of `a1111`.
 Names of files are without their folders: a picture that is passed on tells nothing of the disk it was made on.
