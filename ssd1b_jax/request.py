@@ -66,7 +66,7 @@ class Request:
 
     What each setting does, its range and its default stand in docs/settings.md, and in the rows of
     `settings.SETTINGS`. Values are checked by `resolve`. `image` and `mask` are paths, the bytes of a file,
-    files that are open, Pillow images, or uint8 arrays (height, width[, 3 or 4]).
+    files that are open, Pillow images, or arrays (height, width[, 1, 3 or 4]), uint8 or bool.
     """
 
     image: Source
@@ -90,6 +90,7 @@ class Request:
     variation_strength: float = default("variation_strength")
     mask: Source | None = default("mask")
     mask_blur: int = default("mask_blur")
+    mask_invert: bool = default("mask_invert")
     loras: Mapping[str, float] = field(default_factory=lambda: dict(default("loras")))
     width: int | None = default("width")
     height: int | None = default("height")
@@ -185,6 +186,8 @@ class Request:
         notes = []
         if self.mask is None and self.mask_blur:
             notes.append("mask_blur has no effect without a mask")
+        if self.mask is None and self.mask_invert:
+            notes.append("mask_invert has no effect without a mask")
         if self.variation_seed is not None and not self.variation_strength:
             notes.append("variation_seed has no effect at variation_strength 0")
         if not self.guided:

@@ -167,7 +167,7 @@ def test_a_phones_second_picture_is_no_frame():
     + [np.zeros((1, 2, 2, 3), np.uint8), np.zeros((0, 2, 3), np.uint8)],
 )  # fmt: skip
 def test_other_arrays_are_refused(array):
-    with pytest.raises(ImageError, match="an array must be uint8 of shape"):
+    with pytest.raises(ImageError, match="an array must be uint8 or bool of shape"):
         images.load(array)
 
 

@@ -32,6 +32,8 @@ def test_a_shared_picture_is_read_once(read, tmp_path):
     masked = kept.get(request(tmp_path / "a.png", mask=mask))
     assert first.share is None and masked.share.shape == (tiny.SIZE, tiny.SIZE, 1)
     assert [*masked.sources] == ["image", "mask"] and not masked.remade.all()
+    inverted = kept.get(request(tmp_path / "a.png", mask=mask, mask_invert=True))
+    assert np.array_equal(inverted.share, 1 - masked.share)
 
 
 def test_equal_arrays_are_not_the_same_picture(read):

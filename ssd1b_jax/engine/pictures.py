@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from ssd1b_jax import images, records
-from ssd1b_jax.images import masks
+from ssd1b_jax.images import mask_rules, masks
 from ssd1b_jax.request import Request
 
 KEPT = 8  # pictures; one of 1024 pixels is 3 MB, and 4 more with a mask
@@ -41,7 +41,7 @@ class Pictures:
     def get(self, request: Request) -> Picture:
         """Raises ImageError."""
         size = request.width, request.height, request.resize_mode
-        key = _identity(request.image), _identity(request.mask), request.mask_blur, size
+        key = _identity(request.image), _identity(request.mask), request.mask_blur, request.mask_invert, size
         # The request is kept too: an object that is gone may give its identity to another.
         picture, kept = self._kept.pop(key, None) or (self._make(request, *size), request)
         self._kept[key] = picture, kept
@@ -55,13 +55,14 @@ class Pictures:
         remade = np.ones((request.height // self._factor, request.width // self._factor, 1), bool)
         share, sources = None, {"image": records.source(request.image, loaded)}
         if request.mask is not None:
-            loaded_mask = images.load(request.mask)
-            sources["mask"] = records.source(request.mask, loaded_mask)
-            notes += [f"the mask: {note}" for note in loaded_mask.notes]
-            mask = masks.fit(loaded_mask.pixels, loaded.pixels, *size)
+            given = mask_rules.read(request.mask)
+            sources["mask"] = records.source(request.mask, given)
+            notes += [f"the mask: {note}" for note in given.notes]
+            mask = masks.fit(given.pixels, loaded.pixels, *size, request.mask_invert)
             share, remade = masks.soften(mask, request.mask_blur), masks.cells(mask, self._factor)
             if not mask.any():
-                notes.append("the mask is black all over, so nothing was remade")
+                color = "white" if request.mask_invert else "black"
+                notes.append(f"the mask is {color} all over, so nothing was remade")
         return Picture(pixels, remade, share, tuple(notes), sources)
 
 

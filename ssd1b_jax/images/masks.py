@@ -12,14 +12,20 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow t
 
 
 def fit(
-    mask: UInt8[np.ndarray, "mask_height mask_width 3"], like: Pixels, width: int, height: int, resize_mode: str
+    mask: UInt8[np.ndarray, "mask_height mask_width 3"],
+    like: Pixels,
+    width: int,
+    height: int,
+    resize_mode: str,
+    invert: bool = False,
 ) -> Bool[np.ndarray, "new_height new_width"]:
-    """The pixels of a result that are to be remade: those where the mask is at least half white.
+    """The pixels of a result that are to be remade: those where the mask is at least half white; inverted, the rest.
 
     The mask is laid over the picture `like` and goes the way of that picture to its new size.
     """
     laid = lay_over(mask, *like.shape[:2])
-    return images.resize(laid, width, height, resize_mode) @ _LUMA >= 127.5
+    is_white = images.resize(laid, width, height, resize_mode) @ _LUMA >= 127.5
+    return is_white != invert
 
 
 def lay_over(pixels: Pixels, like_height: int, like_width: int) -> images.Resized:

@@ -33,6 +33,7 @@ Source = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; above it Pillow itself suspects a decompression bomb
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO")  # none runs a program
+_PixelsAndAlpha = tuple[Pixels, UInt8[np.ndarray, "height width"] | None]
 _TOO_LARGE = f"has more than {MAX_PIXELS // 10**6} megapixels, make it smaller first"
 
 
@@ -44,27 +45,45 @@ class Loaded(NamedTuple):
     sha256: str
 
 
+class Layers(NamedTuple):
+    """Colours as they are stored, and how much of each is seen, None where all is. `sha256` is as in Loaded."""
+
+    pixels: Pixels
+    alpha: UInt8[np.ndarray, "height width"] | None
+    notes: tuple[str, ...]
+    sha256: str
+
+
 def load(source: Source) -> Loaded:
     """Read a path, the bytes of a file, a Pillow image or an array, by the rules above.
 
-    Arrays are uint8, (height, width) or with 3 or 4 (alpha) channels. Raises ImageError.
+    Arrays are uint8, or bool where True is white: (height, width), or with 1, 3 or 4 (alpha) channels.
+    Raises ImageError.
     """
+    layers = load_layers(source)
+    notes = layers.notes if layers.alpha is None else (*layers.notes, "transparent parts were put on white")
+    return Loaded(_on_white(layers.pixels, layers.alpha), notes, layers.sha256)
+
+
+def load_layers(source: Source) -> Layers:
+    """`load` without putting anything on white."""
     notes, data = [], None
     name = str(source) if isinstance(source, str | os.PathLike) else "the picture"
     with _decoding(name):
         if isinstance(source, np.ndarray):
-            pixels = _from_array(source, notes)
+            pixels, alpha = _from_array(source)
         elif isinstance(source, Image.Image):
-            pixels = _from_picture(source, notes)
+            pixels, alpha = _from_picture(source, notes)
         else:
             data = source if isinstance(source, bytes) else Path(source).read_bytes()
             picture = _identify(io.BytesIO(data))
             # The other frames of a phone's MPO are depth or gain maps
             if picture.format != "MPO" and getattr(picture, "is_animated", False):
                 notes.append("only the first of several frames was used")
-            pixels = _from_picture(picture, notes)
-    digest = sha256(pixels) if data is None else hashlib.sha256(data).hexdigest()
-    return Loaded(pixels, tuple(notes), digest)
+            pixels, alpha = _from_picture(picture, notes)
+    alpha = None if alpha is None or alpha.min() == 255 else alpha
+    digest = sha256(_on_white(pixels, alpha)) if data is None else hashlib.sha256(data).hexdigest()
+    return Layers(pixels, alpha, tuple(notes), digest)
 
 
 def sha256(pixels: Pixels) -> str:
@@ -121,7 +140,7 @@ def _identify(file: io.BufferedIOBase) -> Image.Image:
     return Image.open(file, formats=FORMATS)
 
 
-def _from_picture(picture: Image.Image, notes: list[str]) -> Pixels:
+def _from_picture(picture: Image.Image, notes: list[str]) -> _PixelsAndAlpha:
     pixel_count = math.prod(picture.size)
     if pixel_count == 0:
         raise ImageError("has no pixels")
@@ -130,33 +149,36 @@ def _from_picture(picture: Image.Image, notes: list[str]) -> Pixels:
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
         raise ImageError("floating-point pixels have no known range, save it with 8 or 16 bits")
-    return _from_grey16(picture, notes) if picture.mode.startswith("I") else _from_colour(picture, notes)
+    return _from_grey16(picture) if picture.mode.startswith("I") else _from_colour(picture, notes)
 
 
-def _from_array(array: np.ndarray, notes: list[str]) -> Pixels:
-    fits = array.ndim == 2 or array.ndim == 3 and array.shape[-1] in (3, 4)
-    if array.dtype != np.uint8 or not fits or array.size == 0:
+def _from_array(array: np.ndarray) -> _PixelsAndAlpha:
+    fits = array.ndim == 2 or array.ndim == 3 and array.shape[-1] in (1, 3, 4)
+    if array.dtype not in (np.uint8, np.bool_) or not fits or array.size == 0:
         raise ImageError(
-            "an array must be uint8 of shape (height, width), (height, width, 3) or (height, width, 4), "
+            "an array must be uint8 or bool of shape (height, width) or (height, width, 1, 3 or 4), "
             f"got {array.dtype} {array.shape}"
         )
+    if array.dtype == np.bool_:
+        array = np.where(array, 255, 0).astype(np.uint8)
     if array.ndim == 2:
-        return _grey(array)
-    return array.copy() if array.shape[-1] == 3 else _on_white(array[..., :3], array[..., 3], notes)
+        array = array[..., None]
+    if array.shape[-1] == 1:
+        return _grey(array[..., 0]), None
+    return array[..., :3].copy(), array[..., 3].copy() if array.shape[-1] == 4 else None
 
 
-def _from_grey16(picture: Image.Image, notes: list[str]) -> Pixels:
+def _from_grey16(picture: Image.Image) -> _PixelsAndAlpha:
     values, transparent = np.asarray(picture), picture.info.get("transparency")
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ImageError(f"grey values must be in [0, 65535], got {low} to {high}")
     pixels = _grey(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
-    if transparent is None:
-        return pixels
-    return _on_white(pixels, np.where(values == transparent, 0, 255).astype(np.uint8), notes)
+    alpha = None if transparent is None else np.where(values == transparent, 0, 255).astype(np.uint8)
+    return pixels, alpha
 
 
-def _from_colour(picture: Image.Image, notes: list[str]) -> Pixels:
+def _from_colour(picture: Image.Image, notes: list[str]) -> _PixelsAndAlpha:
     profile, alpha = picture.info.get("icc_profile"), None
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
@@ -164,8 +186,7 @@ def _from_colour(picture: Image.Image, notes: list[str]) -> Pixels:
         picture = picture.convert("L") if picture.mode in ("L", "LA") else rgba.convert("RGB")
     if picture.mode not in ("L", "RGB", "CMYK"):
         picture = picture.convert("RGB")
-    pixels = np.array(_to_srgb(picture, profile, notes))
-    return pixels if alpha is None else _on_white(pixels, alpha, notes)
+    return np.array(_to_srgb(picture, profile, notes)), alpha
 
 
 def _to_srgb(picture: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
@@ -184,10 +205,9 @@ def _grey(values: UInt8[np.ndarray, "height width"]) -> Pixels:
     return np.repeat(values[..., None], 3, axis=-1)
 
 
-def _on_white(pixels: Pixels, alpha: UInt8[np.ndarray, "height width"], notes: list[str]) -> Pixels:
+def _on_white(pixels: Pixels, alpha: UInt8[np.ndarray, "height width"] | None) -> Pixels:
     """Colours mixed with white as stored (gamma-encoded), as every browser shows them."""
-    if alpha.min() == 255:
-        return pixels.copy()
-    notes.append("transparent parts were put on white")
+    if alpha is None:
+        return pixels
     alpha = alpha[..., None].astype(np.uint16)
     return ((pixels * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

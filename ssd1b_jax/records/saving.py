@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ssd1b_jax import files, images
 from ssd1b_jax.errors import ImageError
-from ssd1b_jax.images import masks
+from ssd1b_jax.images import mask_rules, masks
 from ssd1b_jax.images.metadata import PARAMETERS, fitting
 from ssd1b_jax.records.a1111 import parameters
 from ssd1b_jax.records.output import Output, is_foreign
@@ -83,7 +83,8 @@ def _inputs(record: Mapping, request: Request) -> dict[str, bytes]:
     for name, chunk in SOURCES.items():
         if not record["request"].get(name):
             continue
-        loaded = images.load(getattr(request, name))
+        read = mask_rules.read if name == "mask" else images.load
+        loaded = read(getattr(request, name))
         if loaded.sha256 != record["request"][name]["sha256"]:
             raise ImageError(f"the {name} has changed since the picture was made, it cannot be embedded")
         laid = masks.lay_over(loaded.pixels, image["height"], image["width"])

@@ -31,6 +31,7 @@ class RequestFields(TypedDict, total=False):
     variation_strength: float
     mask: Source | None
     mask_blur: int
+    mask_invert: bool
     loras: Mapping[str, float]
     width: int | None
     height: int | None

@@ -230,7 +230,7 @@ REQUEST_ROWS = (
     Setting(
         name="mask",
         kind=Picture(allowed=f"{PICTURE}, or None"),
-        words="a picture: what is white is remade, what is black is kept to the pixel",
+        words="a picture: what is white, painted on a clear layer, or erased is remade, the rest is kept to the pixel",
         group="mask",
         absent="all is remade",
         metavar="FILE",
@@ -245,6 +245,15 @@ REQUEST_ROWS = (
         default=0,
         metavar="PIXELS",
         api=dict(a1111="mask_blur"),
+    ),
+    Setting(
+        name="mask_invert",
+        kind=Switch(),
+        words="keep what the mask would have remade, and remake the rest",
+        group="mask",
+        default=False,
+        api=dict(a1111="inpainting_mask_invert"),
+        also=("invert_mask",),
     ),
     *(
         Setting(
