@@ -131,10 +131,14 @@ def test_200_pictures_are_those_made_alone(tiny_model, tmp_path, width):
     pipes = [pipeline(tiny_model, devices, width) for devices in (1, 2, 4)]
     for pipe in pipes:
         pipe.load_lora(tmp_path / "style.safetensors")
+    alone: dict[tuple[int, int], Result] = {}
     for seed, pipe in enumerate(pipes):
         made = together(pipe, requests, seed, cancels=20)
         assert len(set(digest(made))) > 190
-        assert digest(made) == digest(remade(pipes[0], made))
+        places = [(index, result.record.get("row", 0)) for index, result in enumerate(made)]
+        for index, row in {*places} - {*alone}:
+            alone[index, row] = pipes[0].remake(made[index].request, row=row)
+        assert digest(made) == digest(alone[place] for place in places)
 
 
 @pytest.fixture

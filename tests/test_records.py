@@ -381,7 +381,7 @@ def test_every_setting_is_made_again(capsys, pipe, here):
         **SETTINGS | dict(scheduler="DPM++ 2M SDE", num_inference_steps=5),
         prompt_2="a fish", negative_prompt_2="", prompt_weights=False, clip_skip=1, exact_steps=True,
         timestep_spacing="trailing", guidance_scale=4.5, guidance_rescale=0.5, guidance_interval=(0.2, 0.9),
-        noise="torch", variation_seed=7, variation_strength=0.3, mask="mask.png", mask_blur=2,
+        noise="torch", variation_seed=7, variation_strength=0.3, mask="mask.png", mask_blur=2, mask_invert=True,
         width=40, height=32, resize_mode="pad", original_size=(64, 64), target_size=(16, 32),
         crops_coords_top_left=(1, 2), negative_original_size=(8, 8), negative_target_size=(9, 9),
         negative_crops_coords_top_left=(0, 3),
