@@ -376,7 +376,8 @@ def test_what_is_made_again_never_replaces_what_it_was_made_from(capsys, result,
 
 def test_every_setting_is_made_again(capsys, pipe, here):
     """None of them at its default, and the mask not of the image's size."""
-    images.save(np.random.default_rng(1).integers(0, 2, (9, 5, 3), np.uint8) * 255, "mask.png")
+    mask = np.random.default_rng(1).integers(0, 2, (9, 5, 1), np.uint8)
+    images.save(255 * mask.repeat(3, axis=-1), "mask.png")
     settings = dict(
         **SETTINGS | dict(scheduler="DPM++ 2M SDE", num_inference_steps=5),
         prompt_2="a fish", negative_prompt_2="", prompt_weights=False, clip_skip=1, exact_steps=True,
