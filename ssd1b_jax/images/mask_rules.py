@@ -41,7 +41,7 @@ def read(source: reading.Source) -> Mask:
     if layers.alpha is None:
         pixels = _opaque(layers.pixels, notes)
     else:
-        pixels = _in_white(_transparent(layers.pixels, layers.alpha >= 128, notes))
+        pixels = in_white(_transparent(layers.pixels, layers.alpha >= 128, notes))
     if np.mean((pixels.max(-1) > DARK) & (pixels.min(-1) < LIGHT)) > GREY:
         notes.append("its grey parts count as white from the middle up, and as black below")
     return Mask(pixels, tuple(notes), layers.sha256)
@@ -51,7 +51,7 @@ def _opaque(pixels: Pixels, notes: list[str]) -> Pixels:
     brightest = pixels.max(-1)
     if brightest.max() == 1:
         notes.append("its values are 0 and 1, so 1 counts as white")
-        return _in_white(brightest == 1)
+        return in_white(brightest == 1)
     if np.mean(brightest - pixels.min(-1) > CHROMA) > COLOURED:
         notes.append("its colours count by their brightest channel")
         return np.repeat(brightest[..., None], 3, axis=-1)
@@ -82,6 +82,7 @@ def _rim(values: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, " rim"]:
     return np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
 
 
-def _in_white(remade: Bool[np.ndarray, "height width"]) -> Pixels:
+def in_white(remade: Bool[np.ndarray, "height width"]) -> Pixels:
+    """A mask in black and white."""
     white: UInt8[np.ndarray, "height width"] = np.where(remade, 255, 0).astype(np.uint8)
     return np.repeat(white[..., None], 3, axis=-1)

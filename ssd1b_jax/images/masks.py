@@ -24,8 +24,12 @@ def fit(
     The mask is laid over the picture `like` and goes the way of that picture to its new size.
     """
     laid = lay_over(mask, *like.shape[:2])
-    is_white = images.resize(laid, width, height, resize_mode) @ _LUMA >= 127.5
-    return is_white != invert
+    return white(images.resize(laid, width, height, resize_mode)) != invert
+
+
+def white(pixels: Pixels) -> Mask:
+    """Where a mask is at least half white."""
+    return pixels @ _LUMA >= 127.5
 
 
 def lay_over(pixels: Pixels, like_height: int, like_width: int) -> images.Resized:

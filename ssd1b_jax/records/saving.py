@@ -89,5 +89,7 @@ def _inputs(record: Mapping, request: Request) -> dict[str, bytes]:
             raise ImageError(f"the {name} has changed since the picture was made, it cannot be embedded")
         laid = masks.lay_over(loaded.pixels, image["height"], image["width"])
         fitted = images.resize(laid, request.width, request.height, request.resize_mode)
+        if name == "mask":  # without its greys, which have been decided
+            fitted = mask_rules.in_white(masks.white(fitted))
         chunks[chunk] = images.encode(fitted, ".png")
     return chunks
