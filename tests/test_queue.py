@@ -125,9 +125,12 @@ def test_a_row_that_is_not_there_is_told(tiny_pipe):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 4])
 def test_200_pictures_are_those_made_alone(tiny_model, tmp_path, width):
-    """To the bit, in the same row."""
+    """To the bit, in the same row, on any number of devices."""
     lora.write(tmp_path / "style.safetensors", lora.kohya(tiny.tiny_config()).items())
-    requests = random_requests(200, 7, loras=("style",))
+    requests = [
+        dataclasses.replace(request, noise="jax", guidance_scale=max(request.guidance_scale, 2.0))  # few programs
+        for request in random_requests(200, 7, loras=("style",))
+    ]
     pipes = [pipeline(tiny_model, devices, width) for devices in (1, 2, 4)]
     for pipe in pipes:
         pipe.load_lora(tmp_path / "style.safetensors")
@@ -139,6 +142,16 @@ def test_200_pictures_are_those_made_alone(tiny_model, tmp_path, width):
         for index, row in {*places} - {*alone}:
             alone[index, row] = pipes[0].remake(made[index].request, row=row)
         assert digest(made) == digest(alone[place] for place in places)
+
+
+@pytest.mark.slow
+def test_noise_kinds_and_no_guidance_share_rows_too(tiny_model):
+    requests = random_requests(40, 3)
+    assert {request.noise for request in requests} == {"jax", "torch", "nv"}
+    assert {request.guidance_scale for request in requests} == {1.0, 3.0, 7.0}
+    pipe = pipeline(tiny_model, 1, 4)
+    made = together(pipe, requests, 0, cancels=10)
+    assert digest(made) == digest(remade(pipe, made))
 
 
 @pytest.fixture
