@@ -118,6 +118,13 @@ class Full(Error):
         self.seconds = seconds
 
 
+class TrainingError(Error, RuntimeError):
+    """A step of the embedded model's training that cannot go on."""
+
+    exit_code = BAD_INPUT
+    http_status = 500
+
+
 class ContenderError(Error, RuntimeError):
     """A contender of the benchmark that could not do its part."""
 

@@ -14,6 +14,7 @@ from helpers import tiny
 from ssd1b_jax import config
 from ssd1b_jax.checkpoints import lora, model_folder
 from ssd1b_jax.engine.devices import Devices
+from ssd1b_jax.errors import TrainingError
 from ssd1b_jax.samplers import schedule
 from ssd1b_jax.training import artwork, autoencoder, denoiser, distillation, doodles, latents, loop, vocabulary
 from ssd1b_jax.training.captions import Writer
@@ -88,7 +89,7 @@ def test_slow_steps_are_kept_by_the_clock(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     params, _, batch = regression()
-    with pytest.raises(FloatingPointError, match="not finite at step 2"):
+    with pytest.raises(TrainingError, match="not finite at step 2"):
         loop.train(
             tmp_path, RECIPE, params, lambda params, key, x: (jnp.nan * params["layer"]["bias"].sum(), {}), batch
         )

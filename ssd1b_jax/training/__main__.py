@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from ssd1b_jax import Pipeline, config, images
-from ssd1b_jax.arguments import Parser
+from ssd1b_jax.arguments import Parser, run
 from ssd1b_jax.checkpoints import model_folder
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
+from ssd1b_jax.errors import TrainingError
 from ssd1b_jax.training import (
     artwork,
     autoencoder,
@@ -63,7 +64,7 @@ class Workspace:
         model = emoji_128()
         measured = self / "scaling_factor.json"
         if not measured.exists():
-            raise RuntimeError(f"{measured} is missing: make the latents first")
+            raise TrainingError(f"{measured} is missing: make the latents first")
         vae = dataclasses.replace(model.vae, scaling_factor=json.loads(measured.read_text()))
         return dataclasses.replace(model, vae=vae)
 
@@ -217,12 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     enable_compilation_cache()
     jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
-    try:
-        arguments.function(Workspace(arguments.work), arguments)
-    except (RuntimeError, OSError, ValueError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run(lambda: arguments.function(Workspace(arguments.work), arguments))
 
 
 if __name__ == "__main__":

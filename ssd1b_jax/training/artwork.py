@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from numpy.lib.format import open_memmap
 from PIL import Image
 
+from ssd1b_jax.errors import TrainingError
 from ssd1b_jax.training.things import STYLE_NAMES, THINGS
 
 # Fluent Emoji: MIT. Noto: Apache-2.0. Twemoji: CC BY 4.0. unicode-emoji-json: MIT. CLDR: Unicode-3.0.
@@ -65,9 +66,9 @@ def _download(package: str, archive: Path) -> None:
             ["npm", "pack", package, "--silent"], cwd=folder, capture_output=True, text=True, check=True
         )
     except FileNotFoundError:
-        raise RuntimeError("npm was not found: install Node.js, which the drawings are fetched with") from None
+        raise TrainingError("npm was not found: install Node.js, which the drawings are fetched with") from None
     except subprocess.CalledProcessError as error:
-        raise RuntimeError(f"npm could not fetch {package}: {error.stderr.strip()}") from None
+        raise TrainingError(f"npm could not fetch {package}: {error.stderr.strip()}") from None
     (folder / packed.stdout.split()[-1]).rename(archive)
 
 
@@ -114,7 +115,7 @@ class Artwork:
                 found[name] = icon["body"], float(icons.get("width", 16))
         missing = [name for name in THINGS if name not in found]
         if missing:
-            raise RuntimeError(f"the {style} drawings lack {', '.join(missing)}")
+            raise TrainingError(f"the {style} drawings lack {', '.join(missing)}")
         return found
 
 

@@ -19,6 +19,7 @@ import optax
 
 from ssd1b_jax.checkpoints import orbax
 from ssd1b_jax.engine.devices import Devices
+from ssd1b_jax.errors import TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ def train(
             if done % recipe.report_every == 0 or done == recipe.steps:
                 means = {name: float(np.mean([m[name] for m in sums])) for name in metrics}
                 if not np.isfinite(means["loss"]):
-                    raise FloatingPointError(f"the loss is not finite at step {done}: lower the learning rate")
+                    raise TrainingError(f"the loss is not finite at step {done}: lower the learning rate")
                 elapsed = time.monotonic() - began
                 rate = recipe.batch_size * len(sums) / elapsed
                 report = dict(step=done, pictures=done * recipe.batch_size, per_second=round(rate, 1), **means)

@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
+from ssd1b_jax.errors import TrainingError
 from ssd1b_jax.prompts.tokenizer import BEGIN, END, PromptTokenizer, clip_bpe
 from ssd1b_jax.training.things import COLORS, THINGS, prompt
 
@@ -31,7 +32,7 @@ def build(size: int, words: list[str]) -> tuple[dict[str, int], list[tuple[str, 
             entries.append(left + right)
             merges.append((left, right))
     if len(entries) != size - 2:
-        raise ValueError(f"{len(merges)} merges were learned, {size - 2 - 512} are wanted: give more words")
+        raise TrainingError(f"{len(merges)} merges were learned, {size - 2 - 512} are wanted: give more words")
     entries += [BEGIN, END]
     return {entry: index for index, entry in enumerate(entries)}, merges
 
