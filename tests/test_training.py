@@ -36,7 +36,7 @@ def test_the_vocabulary_has_clips_layout():
     assert len(entries) == 600 and list(vocab.values()) == list(range(600))
     assert entries[0] == "!" and entries[256] == "!</w>" and entries[-2:] == [vocabulary.BEGIN, vocabulary.END]
     assert ["".join(pair) for pair in merges] == entries[512:-2]
-    with pytest.raises(ValueError, match="give more words"):
+    with pytest.raises(TrainingError, match="give more words"):
         vocabulary.build(5000, ["red apple"])
 
 
