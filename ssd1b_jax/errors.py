@@ -111,7 +111,7 @@ class Full(Error):
     """A queue that takes no more work now; `seconds` from now it will."""
 
     exit_code = FAILED
-    http_status = 503
+    http_status = 429
 
     def __init__(self, message: str, seconds: float):
         super().__init__(message)

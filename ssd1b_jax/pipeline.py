@@ -53,7 +53,8 @@ class Pipeline:
         # Each part computes in what it was loaded in.
         dtypes = {part: jax.tree.leaves(tree)[0].dtype for part, tree in model.params.items()}
         self.dtype = dtypes["unet"]
-        manifest, first = model.manifest, self.devices.devices[0]
+        self.manifest = manifest = model.manifest
+        first = self.devices.devices[0]
         maker = records.maker(
             {name: getattr(manifest, name) for name in ("name", "source", "revision", "sha256")},
             dict(platform=first.platform, kind=first.device_kind),
@@ -116,6 +117,11 @@ class Pipeline:
         self._adapters.add(name, path)
         self._lora_files[name] = str(path)
         return name
+
+    @property
+    def loras(self) -> Mapping[str, str]:
+        """The file of each LoRA that is loaded, by its name."""
+        return MappingProxyType(self._lora_files)
 
     @overload
     def __call__(

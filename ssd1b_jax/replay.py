@@ -113,17 +113,24 @@ def run(recipe: Recipe, *, on_progress: Callable[[Progress], None] | None = None
         edited = images.sha256(pixels) != record["written"]["sha256"]
         if not edited and pixels.shape == tuple(side * upscale for side in result.pixels.shape[:2]) + (3,):
             apart = np.abs(images.upscale(result.pixels, upscale).astype(np.int16) - pixels)
-    # Inputs were checked already, and one that was embedded is another file of the same picture.
-    inputs = {name: said for name, said in record["request"].items() if name in SOURCES}
-    now = {**now, "request": now["request"] | inputs}
     return Replay(
         result=result,
         identical=identical,
         edited=edited,
-        differences=tuple(records.differences(record, now)),
+        differences=differences(record, now),
         worst=None if apart is None else int(apart.max()),
         mean=None if apart is None else float(apart.mean()),
     )
+
+
+def differences(then: records.Record, now: records.Record) -> tuple[str, ...]:
+    """A phrase for each thing that was recorded and is not so now.
+
+    Inputs are left out: they were checked when the recipe was read, and one that was embedded is another file of the
+    same picture.
+    """
+    inputs = {name: value for name, value in then["request"].items() if name in SOURCES}
+    return tuple(records.differences(then, {**now, "request": now["request"] | inputs}))
 
 
 def _model(record: Mapping[str, Any], path: Path, given: str | Path | None):

@@ -1,10 +1,21 @@
 """Pictures in and out, on the host: pixels, the text in files, masks and previews."""
 
-from ssd1b_jax.images.reading import MAX_PIXELS, Loaded, Source, load, read_attached, read_text, sha256
+from ssd1b_jax.images.reading import (
+    MAX_PIXELS,
+    Loaded,
+    Source,
+    load,
+    load_alpha,
+    probe,
+    read_attached,
+    read_text,
+    sha256,
+)
 from ssd1b_jax.images.resizing import MAX_UPSCALE, RESIZE_MODES, Pixels, Resized, resize, to_model, to_pil, upscale
 from ssd1b_jax.images.writing import check_writable, encode, save
 
 __all__ = [
     "MAX_PIXELS", "MAX_UPSCALE", "RESIZE_MODES", "Loaded", "Pixels", "Resized", "Source", "check_writable", "encode",
-    "load", "read_attached", "read_text", "resize", "save", "sha256", "to_model", "to_pil", "upscale",
+    "load", "load_alpha", "probe", "read_attached", "read_text", "resize", "save", "sha256", "to_model", "to_pil",
+    "upscale",
 ]  # fmt: skip

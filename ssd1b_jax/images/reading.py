@@ -86,15 +86,33 @@ def load_layers(source: Source) -> Layers:
     return Layers(pixels, alpha, tuple(notes), digest)
 
 
+def probe(data: bytes) -> tuple[int, int]:
+    """The width and height of a picture's file; its pixels are not decoded. Raises ImageError."""
+    with _decoding("the picture"):
+        return _identify(io.BytesIO(data)).size
+
+
+def load_alpha(data: bytes) -> UInt8[np.ndarray, "height width"] | None:
+    """How opaque each pixel of a picture's file is, None where all are. Raises ImageError."""
+    with _decoding("the picture"):
+        picture = ImageOps.exif_transpose(_identify(io.BytesIO(data)))
+        if not picture.has_transparency_data:
+            return None
+        alpha = np.array(picture.convert("RGBA").getchannel("A"))
+        return None if alpha.min() == 255 else alpha
+
+
 def sha256(pixels: Pixels) -> str:
     """The digest of a picture without its file: of "HEIGHT WIDTH 3", a line feed, and the pixels row by row."""
     shape = " ".join(str(side) for side in pixels.shape)
     return hashlib.sha256(f"{shape}\n".encode() + pixels.tobytes()).hexdigest()
 
 
-def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The text in a file, where `writing.save` puts it. Raises ImageError."""
-    with _decoding(str(path)), Path(path).open("rb") as file:
+def read_text(source: str | os.PathLike[str] | bytes) -> dict[str, str]:
+    """The text in a file, or in the bytes of one, where `writing.save` puts it. Raises ImageError."""
+    is_data = isinstance(source, bytes)
+    name = "the picture" if is_data else str(source)
+    with _decoding(name), io.BytesIO(source) if is_data else Path(source).open("rb") as file:
         picture = _identify(file)
         if picture.format == "PNG":
             return {key: str(value) for key, value in picture.text.items()}

@@ -6,7 +6,8 @@
 | request   | every field, resolved; a picture is its file's name, sha256 (`images.Loaded`) and size       |
 | steps_run | as in Result                                                                               |
 | pixels    | sha256 (`images.sha256`) and size of the result                                            |
-| written   | the file's name, how many times it was enlarged, sha256 of the pixels that were written     |
+| written   | the file's name, how many times it was enlarged, sha256 of the pixels that were written;    |
+|           | width and height where a server brought it to a size that was asked for                    |
 | model     | name as given, source and revision, sha256 of its manifest                                 |
 | loras     | the file's name and sha256 of each LoRA used                                               |
 | versions, device, machine, flags, dtype, per_device | what else pixels can depend on                   |

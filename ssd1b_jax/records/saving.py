@@ -57,11 +57,26 @@ def save(pixels: images.Pixels, path: str | Path, record: Record, request: Reque
     return Saved(path, sidecar, tuple(notes))
 
 
-def encode(pixels: images.Pixels, name: str, record: Record, request: Request, output: Output) -> Encoded:
-    """The file of a result's picture, in the format of its name. Raises ImageError."""
+def encode(
+    pixels: images.Pixels,
+    name: str,
+    record: Record,
+    request: Request,
+    output: Output,
+    size: tuple[int, int] | None = None,
+) -> Encoded:
+    """The file of a result's picture, in the format of its name. Raises ImageError.
+
+    `size` (width, height) is that of the picture in the file where it is no multiple of the result's: it is covered,
+    and the overhang cut.
+    """
     enlarged = images.upscale(pixels, output.upscale)
+    written: Record = dict(name=name, upscale=output.upscale)
+    if size is not None:
+        enlarged = images.resize(enlarged, *size)
+        written |= dict(width=size[0], height=size[1])
     suffix = Path(name).suffix
-    record = {**record, "written": dict(name=name, upscale=output.upscale, sha256=images.sha256(enlarged))}
+    record = {**record, "written": written | dict(sha256=images.sha256(enlarged))}
     text = {PARAMETERS: parameters(record), KEY: dumps(record)} if output.metadata else {}
     fits = fitting(text) if suffix.lower() in JPEGS else text
     attached = _inputs(record, request) if output.embed_input else None
