@@ -1,0 +1,92 @@
+"""`ssd1b serve`: pictures over HTTP."""
+
+import argparse
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from ssd1b_jax.cli import settings
+from ssd1b_jax.errors import RequestError
+from ssd1b_jax.settings import SETTINGS
+
+NEEDS = ("hypercorn", "msgspec", "prometheus_client", "python_multipart", "starlette")
+KEY_VARIABLE = "SSD1B_API_KEY"
+
+
+def add(commands) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="an HTTP server for the clients that people already have",
+        description="Serve a model over HTTP, in the dialects of OpenAI, A1111, Segmind and Hugging Face and in one "
+        "of its own. Needs the serve extra.",
+    )
+    parser.set_defaults(command=_run)
+    for name in ("model", "dtype", "per_device"):
+        settings.add_row(parser, SETTINGS[name])
+    add = parser.add_argument
+    add("--lora", action="append", default=[], metavar="FILE", help="a LoRA that callers may use by the file's name")
+    add("--host", default="127.0.0.1", help="the address to listen at (default: 127.0.0.1, for this machine only)")
+    add("--port", type=int, default=7860, metavar="N", help="0 is any that is free (default: 7860)")
+    add("--api-key-file", metavar="FILE", help=f"keys of callers, one a line; {KEY_VARIABLE} in the environment is one")
+    add("--sizes", type=_size, nargs="+", default=[], metavar="WxH", help="sizes to compile (default: the model's)")
+    add("--any-size", action="store_true", help="let /jobs take other sizes too, which compile when they come")
+    add("--allow-host", action="append", default=[], metavar="NAME", help="a further name that the server has")
+    add("--allow-origin", action="append", default=[], metavar="URL", help="a web origin whose pages may call it")
+    add("--keep", type=Path, metavar="FOLDER", help="also write every picture there, with its record")
+    add("--queue", type=int, default=256, metavar="N", help="pictures that may wait (default: 256)")
+    add("--grace", type=float, default=30.0, metavar="SECONDS", help="to answer what was accepted (default: 30)")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, got {text!r}") from None
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if missing := [name for name in NEEDS if find_spec(name) is None]:
+        raise RequestError(f"serve needs {', '.join(missing)}: run pip install 'ssd1b_jax[serve]'")
+
+    from ssd1b_jax.server import logs, serving
+    from ssd1b_jax.server.service import Service
+
+    for name in ("dtype", "per_device"):
+        SETTINGS[name].check(getattr(arguments, name))
+    service = Service(arguments.model, _options(arguments))
+    loras = {Path(file).stem: file for file in arguments.lora}
+    if len(loras) < len(arguments.lora):
+        raise RequestError("two LoRAs have one name: rename one of the files")
+
+    def load():
+        from ssd1b_jax.pipeline import Pipeline  # imports JAX
+
+        options = dict(dtype=arguments.dtype, per_device=arguments.per_device, loras=loras)
+        return Pipeline.from_pretrained(arguments.model, **options)
+
+    logs.start(sys.stderr)
+    serving.run(service, load, lambda line: print(line, flush=True))
+
+
+def _options(arguments: argparse.Namespace):
+    from ssd1b_jax.server.options import Limits, ServerOptions, read_keys
+
+    keys = read_keys(arguments.api_key_file) if arguments.api_key_file else ()
+    if key := os.environ.get(KEY_VARIABLE):
+        keys = (*keys, key)
+    if arguments.keep is not None and not arguments.keep.is_dir():
+        raise RequestError(f"keep must be a folder, got {arguments.keep}: make it first")
+    return ServerOptions(
+        host=arguments.host,
+        port=arguments.port,
+        keys=keys,
+        sizes=tuple(arguments.sizes),
+        any_size=arguments.any_size,
+        hosts=tuple(arguments.allow_host),
+        origins=tuple(arguments.allow_origin),
+        keep=arguments.keep,
+        grace_seconds=arguments.grace,
+        limits=Limits(waiting=arguments.queue),
+    )

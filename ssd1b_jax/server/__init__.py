@@ -1,0 +1,1 @@
+"""The HTTP face: one queue behind every client that people already have. Its front imports no JAX."""

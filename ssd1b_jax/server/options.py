@@ -1,0 +1,115 @@
+"""What a server allows: addresses, keys, sizes and limits."""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ssd1b_jax.errors import RequestError
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+MIN_KEY = 8  # characters
+
+Size = tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one caller may ask for, and what all callers together may hold."""
+
+    body_bytes: int = 32 << 20  # of one request
+    bodies_bytes: int = 256 << 20  # of all requests that are being read, and again of all inputs that wait
+    body_idle_seconds: float = 5.0  # between two parts of a body
+    body_seconds: float = 60.0  # for a whole body
+    input_pixels: int = 25_000_000  # of an input picture
+    output_pixels: int = 16 << 20  # of a picture that is enlarged
+    pictures: int = 10  # of one request
+    prompt_characters: int = 10_000
+    requests: int = 512  # that are open
+    waiting: int = 256  # pictures in the queue
+    waiting_seconds: float = 600.0  # predicted for the pictures in front of a new one
+    kept_seconds: float = 3600.0  # for which a job that ended is kept
+    kept_bytes: int = 256 << 20  # of pictures that are kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """How a server listens and what it serves. Raises RequestError for what is unsafe or impossible.
+
+    `keys` are the secrets that callers may present; without any, only loopback addresses may be bound. `sizes` are
+    compiled before the server is ready; empty is the model's own size. `any_size` lets our own routes take others,
+    which compile when they come. `origins` are web origins (`https://example.org`) whose pages may call this server,
+    `hosts` further names that it is reached by. `keep` is a folder for every picture that is made. `grace_seconds`
+    is the time to answer what was accepted, once the server is told to stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    sizes: tuple[Size, ...] = ()
+    any_size: bool = False
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    keep: Path | None = None
+    grace_seconds: float = 30.0
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self):
+        if not 0 <= self.port <= 65535:
+            raise RequestError(f"port must be a whole number from 0 to 65535, got {self.port}")
+        if not self.is_loopback and not self.keys:
+            raise RequestError(
+                f"host {self.host} can be reached from other machines, which needs a key: "
+                "give --api-key-file FILE, or leave the host at 127.0.0.1"
+            )
+        if short := [key for key in self.keys if len(key) < MIN_KEY]:
+            raise RequestError(f"an API key must have at least {MIN_KEY} characters, got one of {len(short[0])}")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only programs of this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def host_names(self) -> frozenset[str] | None:
+        """Names that a Host header may have; None is any, as a key keeps other websites' pages out."""
+        if self.keys and not self.hosts:
+            return None
+        return frozenset((*LOOPBACK_NAMES, self.host.lower(), *(name.lower() for name in self.hosts)))
+
+    def key_index(self, sent: str) -> int | None:
+        """Which of the keys this is; every one is compared, in constant time."""
+        digest = _digest(sent)
+        matches = [hmac.compare_digest(digest, _digest(key)) for key in self.keys]
+        return matches.index(True) if any(matches) else None
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def read_keys(path: str | Path) -> tuple[str, ...]:
+    """The keys of a file, one a line; empty lines and lines that start with # are left out. Raises RequestError."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise RequestError(f"the key file {path} can't be read: {reason.lower()}") from None
+    keys = tuple(_keys(lines))
+    if not keys:
+        raise RequestError(f"the key file {path} has no key: write one a line, of at least {MIN_KEY} characters")
+    return keys
+
+
+def _keys(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        text = line.strip()
+        if text and not text.startswith("#"):
+            yield text

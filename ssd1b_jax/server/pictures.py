@@ -1,0 +1,123 @@
+"""Pictures in and out of requests: checked before they are queued, and written at the size that was asked for."""
+
+import base64
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssd1b_jax import images
+from ssd1b_jax.errors import ImageError
+from ssd1b_jax.records.output import Output
+from ssd1b_jax.records.saving import encode
+from ssd1b_jax.request import PICTURES
+from ssd1b_jax.result import Result
+from ssd1b_jax.server.fields import FieldError, Fields
+from ssd1b_jax.server.options import Limits, Size
+
+PREVIEW_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """`made` is the size that is computed, `asked` the size that the caller gets: (width, height) in pixels."""
+
+    made: Size
+    asked: Size
+
+    @property
+    def is_enlarged(self) -> bool:
+        return self.made != self.asked
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence where the two differ."""
+        if not self.is_enlarged:
+            return ()
+        (width, height), (asked_width, asked_height) = self.made, self.asked
+        return (f"made at {width}x{height} and brought to {asked_width}x{asked_height}",)
+
+
+@dataclass(frozen=True)
+class File:
+    """A picture's file and its media type."""
+
+    data: bytes
+    media_type: str
+
+    @property
+    def base64(self) -> str:
+        return base64.b64encode(self.data).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is done: its file, its record, and what answers say of it."""
+
+    file: File
+    record: Mapping[str, Any]
+    size: Size
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        """The settings that it was made with, as its record has them."""
+        return self.record["request"]
+
+    @property
+    def seed(self) -> int:
+        return self.request["seed"]
+
+
+def write(result: Result, output: Output, sizing: Sizing) -> Picture:
+    """The picture of a result, enlarged to the size asked for, with its record in the file."""
+    form = output.format or "png"
+    name = f"{result.seed}{dataclasses.replace(output, format=form).suffix}"
+    size = sizing.asked if sizing.is_enlarged else None
+    encoded = encode(result.pixels, name, dict(result.record), result.request, output, size)
+    file = File(encoded.data, f"image/{form}")
+    written = size or tuple(output.upscale * side for side in sizing.made)
+    return Picture(file, encoded.record, written, (*result.notes, *sizing.notes), result.seconds)
+
+
+def write_preview(pixels: np.ndarray, size: Size) -> File:
+    """What a picture is expected to become, as a JPEG of its size."""
+    scaled = images.resize(pixels, *size, "stretch")
+    return File(images.encode(scaled, ".jpg", quality=PREVIEW_QUALITY), "image/jpeg")
+
+
+def check(fields: Fields, sizing: Sizing, limits: Limits) -> None:
+    """Refuse what would take too much memory or time, before it is queued. Raises FieldError."""
+    if fields.count > limits.pictures:
+        name = fields.name("num_images")
+        raise FieldError(f"{name} must be at most {limits.pictures}, got {fields.count}", name)
+    _check_prompts(fields, limits)
+    for setting in PICTURES:
+        if isinstance(data := fields.settings.get(setting), bytes):
+            check_input(data, fields.name(setting), limits)
+    width, height = sizing.asked
+    pixels = width * height * fields.output.upscale**2
+    if pixels > limits.output_pixels:
+        raise FieldError(f"a picture may have {limits.output_pixels} pixels, got {pixels}: ask for a smaller one", None)
+
+
+def _check_prompts(fields: Fields, limits: Limits) -> None:
+    for setting, value in fields.settings.items():
+        if "prompt" in setting and isinstance(value, str) and len(value) > limits.prompt_characters:
+            name = fields.name(setting)
+            raise FieldError(f"{name} may have {limits.prompt_characters} characters, got {len(value)}", name)
+
+
+def check_input(data: bytes, name: str, limits: Limits) -> None:
+    """Refuse a file that is no picture, or one of too many pixels, before it is decoded. Raises FieldError."""
+    try:
+        width, height = images.probe(data)
+    except ImageError as error:
+        raise FieldError(str(error).replace("the picture", name, 1), name) from None
+    if width * height > limits.input_pixels:
+        raise FieldError(
+            f"{name} may have {limits.input_pixels} pixels, got {width} x {height}: send a smaller one", name
+        )

@@ -1,0 +1,248 @@
+"""One server: its model, its jobs, its limits and its counters. The event loop owns it.
+
+Pictures are checked, planned and written by a few threads of its own; the pipeline's threads make them.
+"""
+
+import asyncio
+import dataclasses
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.requests import Request as HTTPRequest
+
+from ssd1b_jax.errors import DeviceError, Error, Full
+from ssd1b_jax.result import Result
+from ssd1b_jax.server import pictures
+from ssd1b_jax.server.bodies import Bodies, BodyError
+from ssd1b_jax.server.fields import FieldError, Fields
+from ssd1b_jax.server.job import Job
+from ssd1b_jax.server.metrics import Metrics
+from ssd1b_jax.server.options import ServerOptions, Size
+from ssd1b_jax.server.pictures import File, Picture, Sizing
+
+if TYPE_CHECKING:
+    from ssd1b_jax.pipeline import Pipeline  # imports JAX
+
+Value = TypeVar("Value")
+THREADS = 2
+MAX_DEVICE_FAILURES = 3  # in a row
+START_SECONDS = 5.0  # after which a caller may try again while the model is loaded
+DEADLINE = "x-deadline-seconds"
+
+
+class NotReady(Error):
+    """A server that loads its model, or is about to stop."""
+
+    http_status = 503
+    retry_after = START_SECONDS
+
+
+class NotKept(Error):
+    """A job or a picture that is not known."""
+
+    http_status = 404
+
+
+class Service:
+    """Takes jobs for callers. `model` is the name or the path that the model was asked for by.
+
+    `pipe` is None while the model is loaded; `is_ready` once the programs of all sizes are compiled. `broken` is set
+    when the devices have failed too often.
+    """
+
+    def __init__(self, model: str, options: ServerOptions):
+        self.model = model
+        self.options = options
+        self.started = time.time()
+        self.pipe: Pipeline | None = None
+        self.sizes: tuple[Size, ...] = options.sizes
+        self.is_ready = False
+        self.is_draining = False
+        self.broken = asyncio.Event()
+        self.bodies = Bodies(options.limits)
+        self.metrics = Metrics()
+        self._device_failures = 0
+        self._running: dict[Job, int] = {}  # bytes of inputs
+        self._kept: OrderedDict[str, Job] = OrderedDict()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ssd1b-server")
+
+    @property
+    def state(self) -> str:
+        """starting, ready, draining or broken."""
+        if self.broken.is_set():
+            return "broken"
+        if self.is_draining:
+            return "draining"
+        return "ready" if self.is_ready else "starting"
+
+    def load(self, pipe: "Pipeline") -> None:
+        """Take the model; its own size is the one that is made where no others are named."""
+        defaults = pipe.config.defaults
+        self.pipe = pipe
+        self.sizes = self.options.sizes or ((defaults.width, defaults.height),)
+
+    def loaded(self) -> "Pipeline":
+        """The pipeline. Raises NotReady while there is none, or when the server is about to stop."""
+        if self.state != "ready" or self.pipe is None:
+            raise NotReady(f"the server is {self.state}: try again")
+        return self.pipe
+
+    def nearest_size(self, width: int | None = None, height: int | None = None) -> Sizing:
+        """The compiled size that is nearest in aspect, then in area, for clients that always send a size."""
+        self.loaded()
+        if width is None or height is None:
+            return Sizing(self.sizes[0], self.sizes[0])
+
+        def distance(size: Size) -> tuple[float, float]:
+            aspect = abs(math.log(size[0] / size[1] * height / width))
+            return round(aspect, 2), abs(math.log(size[0] * size[1] / (width * height)))
+
+        return Sizing(min(self.sizes, key=distance), (width, height))
+
+    def exact_size(self, fields: Fields) -> Sizing:
+        """The size that our own routes make: one that is compiled, or any with `any_size`. Raises FieldError."""
+        self.loaded()
+        width, height = (fields.settings.get(side) for side in ("width", "height"))
+        size = (self.sizes[0][0] if width is None else width, self.sizes[0][1] if height is None else height)
+        if size in self.sizes:
+            return Sizing(size, size)
+        sides = [_side(fields, name, value) for name, value in zip(("width", "height"), size, strict=True)]
+        if not self.options.any_size:
+            known = ", ".join(f"{w}x{h}" for w, h in self.sizes)
+            name = fields.name("width" if height is None or width is not None else "height")
+            raise FieldError(f"width and height must be one of {known}, got {sides[0]}x{sides[1]}", name, 422)
+        return Sizing(tuple(sides), tuple(sides))
+
+    async def start(self, request: HTTPRequest, fields: Fields, sizing: Sizing, priority: str = "interactive") -> Job:
+        """Submit what a caller asks for: all pictures, or none.
+
+        Raises FieldError or RequestError, `Full` where the queue takes no more, NotReady.
+        """
+        pipe, limits = self.loaded(), self.options.limits
+        held = sum(len(data) for data in fields.settings.values() if isinstance(data, bytes))
+        if sum(self._running.values()) + held > limits.bodies_bytes:
+            raise Full("the pictures that wait take all the memory there is for them: try again", START_SECONDS)
+        about = dict(caller=request.state.caller, priority=priority, deadline=_deadline(request))
+        tickets = await self.in_thread(lambda: self._submit(pipe, fields, sizing, about))
+
+        async def finish(result: Result) -> Picture:
+            return await self.in_thread(lambda: self._write(result, fields, sizing))
+
+        job = Job(tickets, finish)
+        self._running[job] = held
+        self.metrics.accepted.inc(job.count)
+        job.task.add_done_callback(lambda _: self._ended(job))
+        return job
+
+    def _submit(self, pipe: "Pipeline", fields: Fields, sizing: Sizing, about: dict[str, Any]) -> list[Any]:
+        limits, tickets = self.options.limits, []
+        pictures.check(fields, sizing, limits)
+        requests = fields.requests(pipe.config, sizing.made)
+        if pipe.waiting + len(requests) > limits.waiting:
+            raise Full(f"{pipe.waiting} pictures wait, at most {limits.waiting} may: try again", pipe.queue.seconds)
+        try:
+            for request in requests:
+                tickets.append(pipe.submit(request, limit=limits.waiting_seconds, **about))
+        except BaseException:
+            for ticket in tickets:
+                ticket.cancel()
+            raise
+        return tickets
+
+    def _write(self, result: Result, fields: Fields, sizing: Sizing) -> Picture:
+        if self.options.keep is not None:
+            output = dataclasses.replace(fields.output, overwrite=False)
+            result.save(Path(self.options.keep) / f"{result.seed}{output.suffix}", output)
+        return pictures.write(result, fields.output, sizing)
+
+    def _ended(self, job: Job) -> None:
+        del self._running[job]
+        self.metrics.count(job)
+        if isinstance(job.error, DeviceError):
+            self._device_failures += 1
+            if self._device_failures >= MAX_DEVICE_FAILURES:
+                self.broken.set()
+        elif job.pictures:
+            self._device_failures = 0
+
+    def keep(self, job: Job) -> None:
+        """Keep a job for `Limits.kept_seconds` after its end; the oldest go sooner where they take too much memory."""
+        self._expire()
+        self._kept[job.id] = job
+
+    def kept(self, id: str) -> Job:
+        """A job that is kept. Raises NotKept."""
+        self._expire()
+        if id not in self._kept:
+            raise NotKept("no such job: it never was, or ended too long ago")
+        return self._kept[id]
+
+    def kept_picture(self, id: str, index: int) -> Picture:
+        """A picture of a kept job. Raises NotKept."""
+        job = self.kept(id)
+        if index >= len(job.pictures):
+            raise NotKept(f"this job has {len(job.pictures)} pictures now, none at index {index}")
+        return job.pictures[index]
+
+    def _expire(self) -> None:
+        limits, now = self.options.limits, time.monotonic()
+        total = 0
+        for id, job in [*reversed(self._kept.items())]:
+            total += sum(len(picture.file.data) for picture in job.pictures)
+            is_old = job.ended is not None and now - job.ended > limits.kept_seconds
+            if is_old or (job.ended is not None and total > limits.kept_bytes):
+                del self._kept[id]
+
+    async def preview(self, pixels: Any, size: Size) -> File:
+        """The file of a preview."""
+        return await self.in_thread(lambda: pictures.write_preview(pixels, size))
+
+    async def mask(self, data: bytes, name: str, convert: Callable[[bytes], Any]) -> Any:
+        """A mask as ours are, from another interface's. Raises FieldError."""
+
+        def converted() -> Any:
+            pictures.check_input(data, name, self.options.limits)
+            return convert(data)
+
+        return await self.in_thread(converted)
+
+    async def in_thread(self, work: Callable[[], Value]) -> Value:
+        """Run work on pictures in one of the server's few threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def idle(self) -> None:
+        """Return when no job is left."""
+        while self._running:
+            await asyncio.wait([job.task for job in self._running])
+
+    def close(self) -> None:
+        """Cancel what is left."""
+        for job in self._running:
+            job.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _side(fields: Fields, setting: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        name = fields.name(setting)
+        raise FieldError(f"{name} must be a whole number, got {value!r}", name)
+    return value
+
+
+def _deadline(request: HTTPRequest) -> float | None:
+    """Seconds that the caller will wait, by a header."""
+    text = request.headers.get(DEADLINE)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 86_400:
+        raise BodyError(f"{DEADLINE} must be above 0 and at most 86400, got {text[:40]!r}", field=DEADLINE)
+    return seconds

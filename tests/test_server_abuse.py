@@ -1,0 +1,267 @@
+"""What nobody should send: malformed bodies, half-open connections, and what a process does when it is told to stop."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx2 as httpx
+import pytest
+from helpers.server import in_base64, png, running
+
+from ssd1b_jax.server.options import Limits
+
+pytest.importorskip("starlette")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_pipe):
+    with running(tiny_pipe, limits=Limits(body_idle_seconds=1.0)) as server:
+        yield server
+
+
+# Bodies
+
+GOOD = {
+    "/jobs": dict(image=in_base64(png()), prompt="apple", seed=1, strength=0.5, loras={}, guidance_interval=[0, 1]),
+    "/v1/ssd-img2img": dict(image=in_base64(png()), prompt="apple", samples=1, scheduler="Euler", strength=0.5),
+    "/v2/ssd-img2img": dict(image=in_base64(png()), prompt="apple", samples=1, scheduler="Euler", strength=0.5),
+    "/sdapi/v1/img2img": dict(init_images=[in_base64(png())], prompt="apple", width=32, batch_size=1, mask=None),
+    "/sdapi/v1/png-info": dict(image=in_base64(png())),
+    "/hf": dict(inputs=in_base64(png()), parameters=dict(prompt="apple", strength=0.5)),
+}
+STRANGE = [
+    None, True, -1, 0, 10**30, -(10**400), 1e308, "", " ", "\x00", "é" * 50, "a" * 20_000, [], [[]], [None] * 30, {},
+    {"a": {"b": []}}, "-1", "nan", "data:image/png;base64,AAAA", "data:,", "iVBORw0KGgo=", "/etc/passwd", "<lora:a:b>",
+    "((((" * 60, "(a:99)",
+]  # fmt: skip
+RAW = [
+    b"", b"{", b"[]", b"null", b'"a"', b"\xff\xfe{}", b"\xef\xbb\xbf{}", b'{"prompt": NaN}', b'{"seed": 1e999}',
+    b'{"prompt": "\\ud800"}', b'{"a":' * 5000, b"[" * 100_000, b'{"prompt": "\xff"}', b"{}" * 3,
+]  # fmt: skip
+
+
+def mangled(good: dict, rng: random.Random) -> bytes:
+    """A body with something wrong, or rarely with nothing."""
+    sent = dict(good)
+    for _ in range(rng.randint(1, 2)):
+        name = rng.choice([*sent, "width", "height", "seed", "num_images", "mask", "resize_mode", "prompt_2", "x"])
+        sent[name] = rng.choice(STRANGE)
+        if rng.random() < 0.2:
+            sent.pop(rng.choice([*sent]))
+    content = json.dumps(sent).encode()
+    if rng.random() < 0.3:
+        at = rng.randrange(len(content))
+        content = content[:at] + bytes(rng.randrange(256) for _ in range(rng.randint(0, 3))) + content[at + 1 :]
+    return content
+
+
+def sentence(answer: httpx.Response) -> str:
+    """What the dialect's own form of an error says."""
+    error = answer.json().get("detail") or answer.json()["error"]
+    return error if isinstance(error, str) else error["message"]
+
+
+def post(client, path: str, content: bytes, kind: bytes = b"application/json") -> httpx.Response:
+    """Nothing that is accepted is worth the wait."""
+    headers = {"content-type": kind, "x-deadline-seconds": "0.001"}
+    return client.post(path, content=content, headers=headers)
+
+
+@pytest.mark.parametrize("path", [*GOOD, "/v1/images/edits", "/replay"])
+def test_no_body_is_a_fault_of_the_server(server, path, caplog):
+    rng = random.Random(path)
+    with server.client() as client:
+        bodies = [*RAW, *(mangled(GOOD[path], rng) for _ in range(60))] if path in GOOD else [*RAW]
+        answers = [post(client, path, content) for content in bodies]
+        statuses = {answer.status_code for answer in answers}
+        assert statuses <= {200, 202, 400, 406, 413, 415, 422, 429, 504}
+        assert all(sentence(answer) for answer in answers if answer.status_code >= 400)
+    assert "Traceback" not in caplog.text
+
+
+FORM = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"--x--\r\n",
+        b"--x\r\n\r\n--x--",
+        b"garbage",
+        FORM % (b"prompt", b"", b"apple") + b"--x--\r\n",
+        FORM % (b"image", b'; filename="a"', b"no picture") + b"--x--\r\n",
+        FORM % (b"image", b'; filename="a"', png()),
+        FORM % (b"image", b"", b"/etc/passwd") + b"--x--\r\n",
+        FORM % (b"image", b'; filename="a"', png()) * 2 + b"--x--\r\n",
+        b"".join(FORM % (b"f%d" % i, b"", b"") for i in range(300)) + b"--x--\r\n",
+        FORM % (b"prompt", b"", b"a" * (1 << 21)) + b"--x--\r\n",
+        FORM % (b"prompt", b"", b"\xff\xfe") + FORM % (b"image", b'; filename="a"', png()) + b"--x--\r\n",
+        FORM % (b"prompt", b'; filename="p"', b"a") + FORM % (b"image", b'; filename="a"', png()) + b"--x--\r\n",
+        FORM % (b"mask", b"", b"/etc/passwd") + FORM % (b"image", b'; filename="a"', png()) + b"--x--\r\n",
+    ],
+    ids=range(13),
+)
+@pytest.mark.parametrize("path", ["/v1/images/edits", "/replay"])
+def test_no_form_is_a_fault_of_the_server(server, path, content):
+    with server.client() as client:
+        for kind in (
+            "multipart/form-data; boundary=x",
+            "multipart/form-data",
+            "multipart/form-data; boundary=" + "y" * 99,
+        ):
+            answer = post(client, path, content, kind)
+            assert answer.status_code in (400, 413, 504) and sentence(answer)
+
+
+def test_the_field_at_fault_is_named(server):
+    with server.client() as client:
+        for content, field in (
+            (b'{"inputs": 5}', "inputs"),
+            (b'{"inputs": "AAAA", "parameters": []}', "parameters"),
+            (b'{"inputs": "AAAA", "parameters": {"strength": NaN}}', "not JSON"),
+        ):
+            assert field in sentence(post(client, "/hf", content))
+        answer = post(client, "/sdapi/v1/img2img", b'{"init_images": ["AAAA", 5]}')
+        assert answer.json()["errors"] == "init_images[1]"
+
+
+# Connections
+
+
+def connect(server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=30)
+
+
+HEAD = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "most"),
+    [
+        pytest.param(b"", 12, id="silent"),
+        pytest.param(HEAD[:40], 12, id="half heads"),
+        pytest.param(HEAD, 6, id="bodies"),
+    ],
+)
+@pytest.mark.slow
+def test_connections_that_stall_are_closed(server, sent, most):
+    """Silent ones, half heads and bodies that stop, while healthz goes on answering."""
+    began = time.monotonic()
+    connections = [connect(server) for _ in range(100)]
+    try:
+        for connection in connections:
+            connection.sendall(sent)
+        with server.client() as client:
+            answered = time.monotonic()
+            assert client.get("/healthz").status_code == 200
+            assert time.monotonic() - answered < 2
+        for connection in connections:
+            while connection.recv(4096):
+                pass
+        assert time.monotonic() - began < most + 10
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_a_body_that_stalls_is_408(server):
+    with connect(server) as connection:
+        connection.sendall(HEAD + b"{")
+        answer = b""
+        while part := connection.recv(4096):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 408") and b"the body stopped arriving after 1 bytes" in answer
+
+
+def test_more_requests_than_may_be_open_are_refused(tiny_pipe):
+    with running(tiny_pipe, limits=Limits(requests=2, body_idle_seconds=30.0)) as server:
+        connections = [connect(server) for _ in range(2)]
+        for connection in connections:
+            connection.sendall(HEAD)
+        with server.client() as client:
+            end = time.monotonic() + 30
+            while (answer := client.get("/healthz")).status_code == 200:
+                assert time.monotonic() < end
+            assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+            for connection in connections:
+                connection.close()
+            while client.get("/healthz").status_code == 503:
+                assert time.monotonic() < end
+
+
+# The process
+
+
+class Process:
+    """`ssd1b serve`, started as users start it."""
+
+    def __init__(self, *arguments, **environment):
+        command = [sys.executable, "-W", "ignore", "-m", "ssd1b_jax.cli", "serve", "--port", "0", *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def line(self) -> str:
+        return self.process.stdout.readline().strip()
+
+    def ended(self) -> tuple[int, str]:
+        _, errors = self.process.communicate(timeout=120)
+        return self.process.returncode, errors
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_told_to_stop(tiny_folder):
+    settings = dict(image=in_base64(png()), prompt="apple", num_inference_steps=200, strength=1.0)
+    with Process("--model", tiny_folder) as server:
+        url = server.line()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+        assert httpx.get(f"{url}healthz").status_code == 200
+        assert server.line() == "ready"
+        job = httpx.post(f"{url}jobs", json=settings).json()
+        with httpx.stream("GET", f"{url}jobs/{job['id']}/events", timeout=60) as answer:
+            server.process.send_signal(signal.SIGTERM)
+            assert answer.read().count(b"event: done") == 1
+        code, errors = server.ended()
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert code == 0 and {"draining", "answer"} == {line["message"] for line in lines}
+    assert "apple" not in errors and all(line["request_id"] for line in lines if line["message"] == "answer")
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once(tiny_folder):
+    settings = dict(image=in_base64(png()), prompt="apple", num_inference_steps=1000, strength=1.0, num_images=4)
+    with Process("--model", tiny_folder) as server:
+        url = server.line()
+        assert server.line() == "ready"
+        assert httpx.post(f"{url}jobs", json=settings).status_code == 202
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.ended()[0] == 130
+
+
+@pytest.mark.slow
+def test_what_keeps_it_from_serving_is_one_sentence(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with Process("--port", port) as server:
+            assert server.ended() == (2, f"error: 127.0.0.1 port {port} can't be listened at: address already in use\n")
+    with Process("--host", "0.0.0.0", SSD1B_API_KEY="") as server:
+        code, errors = server.ended()
+        assert code == 2 and "which needs a key" in errors
+    with Process("--model", tmp_path / "none") as server:
+        code, errors = server.ended()
+        assert code == 2 and errors.splitlines()[-1].startswith("error: ")

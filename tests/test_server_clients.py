@@ -1,0 +1,410 @@
+"""The dialects of the server, each by a client that people have."""
+
+import base64
+import io
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from helpers import lora, tiny
+from helpers.requests import picture
+from helpers.server import SECONDS, events, in_base64, pixels, png, running
+from PIL import Image
+
+from ssd1b_jax import Pipeline, Request, records
+from ssd1b_jax.images import previews
+
+pytest.importorskip("starlette")
+openai = pytest.importorskip("openai")
+webuiapi = pytest.importorskip("webuiapi")
+segmind = pytest.importorskip("segmind")
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+SIZE = tiny.SIZE
+MASK = np.tri(SIZE, dtype=np.uint8) * 255  # below the diagonal is remade
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model, tmp_path_factory):
+    import jax
+
+    file = tmp_path_factory.mktemp("loras") / "style.safetensors"
+    lora.write(file, lora.kohya(tiny.tiny_config()).items())
+    pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
+    pipe.load_lora(file)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def server(pipe):
+    with running(pipe) as server:
+        yield server
+
+
+@pytest.fixture
+def raw(server):
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def open_ai(server):
+    with openai.OpenAI(api_key="none", base_url=f"{server.url}/v1", timeout=SECONDS, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def web_ui(server):
+    client = webuiapi.WebUIApi(host="127.0.0.1", port=server.port)
+    yield client
+    client.session.close()
+
+
+@pytest.fixture
+def seg_mind(server):
+    client = segmind.SegmindClient(api_key="none", base_url=f"{server.url}/v1", timeout=SECONDS)
+    yield client
+    client._client.close()
+
+
+@pytest.fixture
+def hugging_face(server):
+    return huggingface_hub.InferenceClient(model=f"{server.url}/hf", timeout=SECONDS)
+
+
+def alone(pipe, **settings) -> np.ndarray:
+    (result,) = pipe.generate([Request(image=png(), **settings)])
+    return result.pixels
+
+
+# One picture through all of them
+
+COMMON = dict(prompt="a red apple", negative_prompt="blue", strength=0.7, seed=11)
+STEPS, SCALE, SAMPLER = 5, 4.0, "Euler"
+
+
+def by_jobs(raw, **_):
+    settings = dict(COMMON, image=in_base64(png()), steps=STEPS, guidance_scale=SCALE, scheduler=SAMPLER)
+    job = raw.post("/jobs", json=settings).json()
+    with raw.stream("GET", f"/jobs/{job['id']}/events") as answer:
+        (made,) = events(answer)[-1][1]["pictures"]
+    return pixels(raw.get(made["url"]).content)
+
+
+def by_openai(open_ai, **_):
+    settings = {name: value for name, value in COMMON.items() if name != "prompt"}
+    extra = dict(settings, steps=STEPS, cfg_scale=SCALE, sampler=SAMPLER)
+    answer = open_ai.images.edit(image=png(), prompt=COMMON["prompt"], model="tiny", extra_body=extra)
+    return pixels(answer.data[0].b64_json)
+
+
+def by_a1111(web_ui, **_):
+    answer = web_ui.img2img(
+        images=[Image.fromarray(picture())],
+        prompt=COMMON["prompt"],
+        negative_prompt=COMMON["negative_prompt"],
+        denoising_strength=COMMON["strength"],
+        seed=COMMON["seed"],
+        steps=STEPS,
+        cfg_scale=SCALE,
+        sampler_name=SAMPLER,
+        width=SIZE,
+        height=SIZE,
+    )
+    return np.asarray(answer.image)
+
+
+def by_segmind(seg_mind, **_):
+    answer = seg_mind.run_sync(
+        "ssd-img2img",
+        **COMMON,
+        image=in_base64(png()),
+        num_inference_steps=STEPS,
+        guidance_scale=SCALE,
+        scheduler=SAMPLER,
+        output_format="png",
+    )
+    return pixels(answer.content)
+
+
+def by_hugging_face(hugging_face, **_):
+    settings = {name: value for name, value in COMMON.items()}
+    made = hugging_face.image_to_image(
+        png(), **settings, num_inference_steps=STEPS, guidance_scale=SCALE, scheduler=SAMPLER
+    )
+    return np.asarray(made)
+
+
+@pytest.mark.parametrize("ask", [by_jobs, by_openai, by_a1111, by_segmind, by_hugging_face])
+def test_a_picture_is_the_same_through_every_client(ask, pipe, raw, open_ai, web_ui, seg_mind, hugging_face):
+    made = ask(raw=raw, open_ai=open_ai, web_ui=web_ui, seg_mind=seg_mind, hugging_face=hugging_face)
+    expected = alone(pipe, **COMMON, num_inference_steps=STEPS, guidance_scale=SCALE, scheduler="euler")
+    assert np.array_equal(made, expected)
+
+
+# OpenAI
+
+
+def test_openai_lists_the_model(open_ai):
+    assert [model.id for model in open_ai.models.list()] == ["tiny"]
+
+
+def test_openai_makes_several_at_the_size_that_is_asked_for(open_ai):
+    answer = open_ai.images.edit(image=[png()], prompt="apple", n=2, size="64x128", output_format="jpeg")
+    assert answer.size == "64x128" and answer.output_format == "jpeg" and answer.made_at == "32x32"
+    made = [pixels(item.b64_json) for item in answer.data]
+    assert len(made) == 2 and made[0].shape == (128, 64, 3) and not np.array_equal(*made)
+    assert answer.data[1].seed == answer.data[0].seed + 1
+    assert answer.data[0].notes == ["made at 32x32 and brought to 64x128"]
+
+
+def test_a_picture_that_was_enlarged_says_so_in_its_record(open_ai, tmp_path):
+    answer = open_ai.images.edit(image=png(), prompt="apple", size="64x64", extra_body={"seed": 3})
+    (tmp_path / "a.png").write_bytes(base64.b64decode(answer.data[0].b64_json))
+    written = records.read(tmp_path / "a.png")["written"]
+    assert (written["width"], written["height"]) == (64, 64)
+
+
+def test_openai_remakes_what_is_transparent_in_the_mask(open_ai, pipe):
+    alpha = np.dstack([picture(), 255 - MASK])
+    file = io.BytesIO()
+    Image.fromarray(alpha).save(file, "PNG")
+    settings = dict(seed=1, strength=0.7)
+    answer = open_ai.images.edit(image=png(), mask=file.getvalue(), prompt="apple", extra_body=settings)
+    made = pixels(answer.data[0].b64_json)
+    assert np.array_equal(made, alone(pipe, prompt="apple", mask=MASK, **settings))
+    assert np.array_equal(made[MASK == 0], picture()[MASK == 0])
+
+
+def test_openai_gives_a_url_for_a_while(open_ai):
+    answer = open_ai.images.edit(image=png(), prompt="apple", response_format="url", extra_body={"seed": 1})
+    with urllib.request.urlopen(answer.data[0].url, timeout=SECONDS) as file:
+        assert pixels(file.read()).shape == (SIZE, SIZE, 3)
+
+
+def test_openai_streams_previews(open_ai, monkeypatch):
+    monkeypatch.setitem(previews.MAPS, 0.5, ((0.1, 0.2, 0.3),) * 5)
+    settings = {"steps": 300, "strength": 1.0, "seed": 2}
+    stream = open_ai.images.edit(image=png(), prompt="apple", stream=True, partial_images=2, extra_body=settings)
+    seen = [*stream]
+    assert [event.type for event in seen] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+    assert [event.partial_image_index for event in seen[:2]] == [0, 1]
+    assert all(pixels(event.b64_json).shape == (SIZE, SIZE, 3) for event in seen)
+
+
+def test_openai_hears_of_a_deadline_in_a_stream(open_ai):
+    settings = {"steps": 1000, "strength": 1.0}
+    late = {"x-deadline-seconds": "0.3"}
+    stream = open_ai.images.edit(image=png(), prompt="apple", stream=True, extra_body=settings, extra_headers=late)
+    with pytest.raises(openai.APIError, match="deadline"):
+        list(stream)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field", "sentence"),
+    [
+        (dict(size="64"), "size", "size must be auto or WIDTHxHEIGHT"),
+        (dict(n=11), "n", "n must be at most 10, got 11"),
+        (dict(extra_body={"strength": "much"}), "strength", "strength must be a number, got 'much'"),
+        (dict(extra_body={"denoising_strength": 2}), "denoising_strength", "must be in (0, 1], got 2.0"),
+        (dict(response_format="png"), "response_format", "must be b64_json or url"),
+        (dict(partial_images=4), "partial_images", "must be from 0 to 3"),
+        (dict(image=[png(), png(1)]), "image", "image must be one picture's file, got 2 values"),
+        (dict(image=b"no picture"), "image", "image: not a picture in a known format"),
+        (dict(mask=b"no picture"), "mask", "mask: not a picture in a known format"),
+        (dict(output_format="tiff"), "output_format", "must be one of png, jpeg, webp"),
+    ],
+)
+def test_openai_errors_name_the_field(open_ai, wrong, field, sentence):
+    with pytest.raises(openai.BadRequestError) as error:
+        open_ai.images.edit(**dict(image=png(), prompt="apple") | wrong)
+    assert error.value.param == field and sentence in error.value.message
+
+
+def test_pictures_from_text_alone_are_refused(open_ai, web_ui):
+    with pytest.raises(openai.NotFoundError, match="send one to /v1/images/edits"):
+        open_ai.images.generate(prompt="apple")
+    with pytest.raises(RuntimeError, match="send one to /sdapi/v1/img2img"):
+        web_ui.txt2img(prompt="apple")
+
+
+# A1111
+
+
+def test_a1111_answers_what_clients_ask_at_their_start(web_ui, raw):
+    (model,) = web_ui.get_sd_models()
+    assert model["model_name"] == "tiny" and model["title"] == f"tiny [{model['hash']}]"
+    assert web_ui.get_options()["sd_model_checkpoint"] == model["title"]
+    web_ui.set_options({"sd_model_checkpoint": model["title"]})
+    assert "Euler a" in [row["name"] for row in web_ui.get_samplers()]
+    assert [row["name"] for row in web_ui.get_loras()] == ["style"]
+    assert web_ui.get_scripts() == {"txt2img": [], "img2img": []}
+    assert web_ui.get_memory() == {"ram": {}, "cuda": {}} and web_ui.get_cmd_flags() == {}
+    assert web_ui.get_embeddings() == {"loaded": {}, "skipped": {}}
+    for name in ("upscalers", "latent-upscale-modes", "sd-vae", "sd-modules", "hypernetworks", "face-restorers"):
+        assert raw.get(f"/sdapi/v1/{name}").json() == []
+    assert [row["name"] for row in raw.get("/sdapi/v1/schedulers").json()] == ["automatic", "karras"]
+    for name in ("version", "module_list", "model_list", "settings"):
+        assert raw.get(f"/controlnet/{name}").status_code == 200
+    web_ui.refresh_checkpoints()
+
+
+def test_a1111_makes_batches_and_says_how(web_ui):
+    image = Image.fromarray(picture())
+    answer = web_ui.img2img(images=[image], prompt="apple", seed=5, steps=4, batch_size=2, n_iter=2)
+    info = answer.info
+    assert len(answer.images) == 4 and answer.images[0].size == (512, 512)
+    assert info["all_seeds"] == [5, 6, 7, 8] and info["sampler_name"] == "Euler a" and info["width"] == 512
+    assert "Steps: 4" in info["infotexts"][0] and info["notes"] == ["made at 32x32 and brought to 512x512"]
+    assert answer.parameters["prompt"] == "apple" and answer.parameters["init_images"] is None
+
+
+def test_a1111_reads_masks_loras_subseeds_and_schedules(web_ui, pipe):
+    common = dict(images=[Image.fromarray(picture())], seed=5, steps=4, width=SIZE, height=SIZE)
+    mask = Image.fromarray(MASK)
+    made = np.asarray(web_ui.img2img(**common, prompt="apple", mask_image=mask, mask_blur=2).image)
+    expected = dict(prompt="apple", seed=5, num_inference_steps=4, strength=0.75, guidance_scale=7.0)
+    expected |= dict(scheduler="euler_a", resize_mode="stretch", negative_prompt="")
+    assert np.array_equal(made, alone(pipe, **expected, mask=MASK, mask_blur=2))
+    inverted = web_ui.img2img(**common, prompt="apple", mask_image=mask, mask_blur=0, inpainting_mask_invert=1)
+    assert np.array_equal(np.asarray(inverted.image)[MASK > 0], picture()[MASK > 0])
+    styled = web_ui.img2img(**common, prompt="apple <lora:style:0.5>", sampler_name="DPM++ 2M", scheduler="Karras")
+    expected |= dict(scheduler="dpmpp_2m_karras", loras={"style": 0.5})
+    assert np.array_equal(np.asarray(styled.image), alone(pipe, **expected))
+    varied = web_ui.img2img(**common, prompt="apple", subseed=9, subseed_strength=0.4)
+    expected |= dict(scheduler="euler_a", loras={}, variation_seed=9, variation_strength=0.4)
+    assert np.array_equal(np.asarray(varied.image), alone(pipe, **expected)) and varied.info["subseed"] == 9
+
+
+def test_a1111_says_how_far_it_is_and_stops(web_ui, monkeypatch):
+    monkeypatch.setitem(previews.MAPS, 0.5, ((0.1, 0.2, 0.3),) * 5)
+    assert web_ui.get_progress()["state"]["job_count"] == 0
+    image, failed = Image.fromarray(picture()), []
+
+    def ask():
+        try:
+            web_ui.img2img(images=[image], prompt="apple", steps=1000, denoising_strength=1.0)
+        except RuntimeError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    end = time.monotonic() + 60
+    while (progress := web_ui.get_progress())["progress"] == 0 or progress["current_image"] is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert progress["state"]["job_count"] == 1 and progress["state"]["sampling_steps"] == 1000
+    assert pixels(progress["current_image"]).shape == (SIZE, SIZE, 3)
+    web_ui.interrupt()
+    thread.join(60)
+    assert not thread.is_alive() and "cancelled" in str(failed[0])
+    assert web_ui.get_progress()["progress"] == 0
+
+
+def test_a1111_reads_the_text_in_a_picture(raw):
+    settings = dict(init_images=[in_base64(png())], prompt="apple", seed=5, steps=4, width=SIZE, height=SIZE)
+    made = raw.post("/sdapi/v1/img2img", json=settings).json()
+    read = raw.post("/sdapi/v1/png-info", json={"image": made["images"][0]}).json()
+    assert read["info"].startswith("apple\nSteps: 4, Sampler: Euler a") and "Seed: 5" in read["info"]
+    assert raw.post("/sdapi/v1/png-info", json={"image": in_base64(b"none")}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (dict(resize_mode=4), "resize_mode must be from 0 to 3, got 4"),
+        (dict(width=0), "width must be from 1 to 4096, got 0"),
+        (dict(steps=0), "steps must be a whole number from 1 to 1000, got 0"),
+        (dict(sampler_name="Elvis"), "must be one of"),
+        (dict(scheduler="exponential"), "scheduler must be automatic or karras"),
+        (dict(batch_size=0), "batch_size must be at least 1, got 0"),
+        (dict(batch_size=4, n_iter=4), "batch_size must be at most 10, got 16"),
+        (dict(denoising_strength=0.0), "denoising_strength must be in (0, 1], got 0.0"),
+        (dict(prompt="<lora:none:1>"), "no LoRA named 'none' is loaded"),
+        (dict(prompt="<lora:style:1.2.3>"), "the scale of lora 'style' must be a number"),
+        (dict(images=[]), "init_images must be one picture, got 0"),
+    ],
+)
+def test_a1111_errors_are_sentences(web_ui, wrong, sentence):
+    with pytest.raises(RuntimeError) as error:
+        web_ui.img2img(**dict(images=[Image.fromarray(picture())], prompt="apple") | wrong)
+    status, text = error.value.args
+    assert status == 400 and sentence in text
+
+
+# Segmind
+
+
+def test_segmind_answers_with_a_jpeg_and_its_headers(seg_mind):
+    answer = seg_mind.run_sync("ssd-img2img", image=in_base64(png()), prompt="apple", num_interface_steps=20, seed=9)
+    assert answer.headers["content-type"] == "image/jpeg" and answer.headers["x-seed-value"] == "9"
+    assert float(answer.headers["x-generation-time"]) > 0 and answer.headers["x-request-id"]
+    assert pixels(answer.content).shape == (SIZE, SIZE, 3)
+
+
+def test_segmind_takes_a_data_url_and_gives_base64(seg_mind):
+    image = "data:image/png;base64," + in_base64(png())
+    one = dict(image=image, prompt="apple", num_inference_steps=20, base64=True)
+    assert pixels(seg_mind.run_sync("ssd-img2img", **one).json()["image"]).shape == (SIZE, SIZE, 3)
+    assert len(seg_mind.run_sync("ssd-img2img", **one, samples=2).json()["images"]) == 2
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    ["DDIM", "DPM Multi", "DPM Single", "Euler a", "Euler", "Heun", "DPM2 a Karras", "DPM2 Karras", "LMS", "PNDM",
+     "DDPM", "UniPC"],
+)  # fmt: skip
+def test_segmind_has_its_samplers(seg_mind, sampler):
+    settings = dict(image=in_base64(png()), prompt="apple", num_inference_steps=2, scheduler=sampler)
+    assert seg_mind.run_sync("ssd-img2img", **settings).status_code == 200
+
+
+def test_segmind_polls(seg_mind):
+    done = seg_mind.run("ssd-img2img", image=in_base64(png()), prompt="apple", num_inference_steps=20)
+    assert done["status"] == "COMPLETED" and done["metrics"]["inference_time"] > 0
+    with urllib.request.urlopen(done["output"], timeout=SECONDS) as file:
+        assert file.headers["content-type"] == "image/jpeg" and pixels(file.read()).shape == (SIZE, SIZE, 3)
+
+
+def test_segmind_hears_of_a_picture_that_fails(seg_mind):
+    damaged = png()[:-200]
+    with pytest.raises(segmind.v2.InferenceFailed, match="cannot be read"):
+        seg_mind.run("ssd-img2img", image=in_base64(damaged), prompt="apple")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (dict(image=None), "image must be given"),
+        (dict(prompt=""), "prompt must be given"),
+        (dict(samples=5), "samples must be from 1 to 4, got 5"),
+        (dict(guidance_scale=0.5), "guidance_scale must be from 1"),
+        (dict(image="http://localhost/a.png"), "addresses are not fetched"),
+    ],
+)
+def test_segmind_errors_are_its_own(seg_mind, raw, wrong, sentence):
+    settings = dict(image=in_base64(png()), prompt="apple") | wrong
+    with pytest.raises(segmind.exceptions.SegmindError) as error:
+        seg_mind.run_sync("ssd-img2img", **settings)
+    assert sentence in str(error.value)
+    assert raw.post("/v1/ssd-img2img", content="{}", headers={"content-type": "text/plain"}).status_code == 406
+
+
+# Hugging Face
+
+
+def test_hugging_face_takes_a_picture_alone(hugging_face):
+    made = hugging_face.image_to_image(png())
+    assert made.size == (SIZE, SIZE) and made.format == "PNG"
+
+
+def test_hugging_face_takes_a_size(hugging_face):
+    size = huggingface_hub.ImageToImageTargetSize(width=48, height=64)
+    assert hugging_face.image_to_image(png(), prompt="apple", target_size=size).size == (48, 64)
+
+
+def test_hugging_face_errors_are_sentences(hugging_face):
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="strength must be in"):
+        hugging_face.image_to_image(png(), prompt="apple", strength=2.0)
