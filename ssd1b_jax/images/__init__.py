@@ -5,7 +5,6 @@ from ssd1b_jax.images.reading import (
     Loaded,
     Source,
     load,
-    load_alpha,
     probe,
     read_attached,
     read_text,
@@ -16,6 +15,6 @@ from ssd1b_jax.images.writing import check_writable, encode, save
 
 __all__ = [
     "MAX_PIXELS", "MAX_UPSCALE", "RESIZE_MODES", "Loaded", "Pixels", "Resized", "Source", "check_writable", "encode",
-    "load", "load_alpha", "probe", "read_attached", "read_text", "resize", "save", "sha256", "to_model", "to_pil",
+    "load", "probe", "read_attached", "read_text", "resize", "save", "sha256", "to_model", "to_pil",
     "upscale",
 ]  # fmt: skip

@@ -92,16 +92,6 @@ def probe(data: bytes) -> tuple[int, int]:
         return _identify(io.BytesIO(data)).size
 
 
-def load_alpha(data: bytes) -> UInt8[np.ndarray, "height width"] | None:
-    """How opaque each pixel of a picture's file is, None where all are. Raises ImageError."""
-    with _decoding("the picture"):
-        picture = ImageOps.exif_transpose(_identify(io.BytesIO(data)))
-        if not picture.has_transparency_data:
-            return None
-        alpha = np.array(picture.convert("RGBA").getchannel("A"))
-        return None if alpha.min() == 255 else alpha
-
-
 def sha256(pixels: Pixels) -> str:
     """The digest of a picture without its file: of "HEIGHT WIDTH 3", a line feed, and the pixels row by row."""
     shape = " ".join(str(side) for side in pixels.shape)

@@ -176,9 +176,9 @@ class A1111:
             del sent["subseed"]
         if payload.mask:
             data = decode_picture(payload.mask, "mask")
-            invert = bool(payload.inpainting_mask_invert)
-            sent["mask"] = await self._service.mask(data, "mask", lambda data: masks.of_a1111(data, invert))
+            sent["mask"] = await self._service.mask(data, "mask", masks.of_a1111)
             sent["mask_blur"] = round(payload.mask_blur)
+            sent["inpainting_mask_invert"] = bool(payload.inpainting_mask_invert)
         return fields.read(sent, KNOWN)
 
 
