@@ -1,5 +1,6 @@
 """The server's own routes, its limits, and its life; `test_server_clients` has the dialects."""
 
+import gc
 import json
 import socket
 import subprocess
@@ -341,9 +342,26 @@ def test_jobs_that_ended_are_forgotten(tiny_pipe):
         first, second = (ended(client, submit(client, seed=seed)) for seed in (1, 2))
         assert client.get(f"/jobs/{first['id']}").status_code == 404
         assert client.get(f"/jobs/{second['id']}").status_code == 200
+    with limited(tiny_pipe, kept_jobs=1) as server, server.client() as client:
+        first, second = (ended(client, submit(client, seed=seed)) for seed in (1, 2))
+        assert client.get(f"/jobs/{first['id']}").status_code == 404
+        assert client.get(f"/jobs/{second['id']}").status_code == 200
     with limited(tiny_pipe, kept_seconds=0.0) as server, server.client() as client:
         job = submit(client)
         until(lambda: client.get(f"/jobs/{job['id']}").status_code == 404)
+
+
+def requests_alive() -> int:
+    gc.collect()
+    return sum(isinstance(thing, Request) for thing in gc.get_objects())
+
+
+def test_a_job_that_ended_keeps_no_input(client):
+    ended(client, submit(client))
+    before = requests_alive()
+    jobs = [ended(client, submit(client, image=in_base64(png()[:-cut]))) for cut in (200, 201, 1)]
+    assert [job["state"] for job in jobs] == ["failed", "failed", "done"]
+    until(lambda: requests_alive() <= before)
 
 
 def test_pictures_are_kept_with_their_records(tiny_pipe, tmp_path):

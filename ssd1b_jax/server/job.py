@@ -49,15 +49,20 @@ class Job:
             for ticket in self._tickets:
                 self.pictures.append(await self._finish(await wait(ticket)))
         except Error as error:
-            self.error = error
+            self.error = _bare(error)
         except Exception as error:
             log.error("job %s failed", self.id, exc_info=error)
             self.error = _readable(error)
         finally:
             self.cancel()
-            self._calls_done = self.calls_done
-            self._tickets = []
+            self._release()
             self.ended = time.monotonic()
+
+    def _release(self) -> None:
+        """Let go of all that only an unfinished job needs; a job may be kept for long."""
+        self._calls_done = self.calls_done
+        self._tickets = []
+        del self._finish
 
     def cancel(self) -> None:
         """Give up the pictures that are not done; their rows are free at the next tick."""
@@ -146,6 +151,12 @@ async def _disconnected(request: HTTPRequest) -> None:
     """Return when the caller closes the connection; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _bare(error: Error) -> Error:
+    """The error without the frames that it came through, which would keep the inputs in memory."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _readable(error: Exception) -> Error:

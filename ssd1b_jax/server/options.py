@@ -31,6 +31,7 @@ class Limits:
     waiting: int = 256  # pictures in the queue
     waiting_seconds: float = 600.0  # predicted for the pictures in front of a new one
     kept_seconds: float = 3600.0  # for which a job that ended is kept
+    kept_jobs: int = 1000
     kept_bytes: int = 256 << 20  # of pictures that are kept
 
 

@@ -2,7 +2,8 @@
 
 import base64
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,11 +114,18 @@ def _check_prompts(fields: Fields, limits: Limits) -> None:
 
 def check_input(data: bytes, name: str, limits: Limits) -> None:
     """Refuse a file that is no picture, or one of too many pixels, before it is decoded. Raises FieldError."""
-    try:
+    with naming(name):
         width, height = images.probe(data)
-    except ImageError as error:
-        raise FieldError(str(error).replace("the picture", name, 1), name) from None
     if width * height > limits.input_pixels:
         raise FieldError(
             f"{name} may have {limits.input_pixels} pixels, got {width} x {height}: send a smaller one", name
         )
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Turn an ImageError of a picture into a FieldError that has the caller's name for it."""
+    try:
+        yield
+    except ImageError as error:
+        raise FieldError(str(error).replace("the picture", name, 1), name) from None

@@ -191,11 +191,14 @@ class Service:
 
     def _expire(self) -> None:
         limits, now = self.options.limits, time.monotonic()
-        total = 0
+        count = total = 0
         for id, job in [*reversed(self._kept.items())]:
+            if job.ended is None:
+                continue
+            count += 1
             total += sum(len(picture.file.data) for picture in job.pictures)
-            is_old = job.ended is not None and now - job.ended > limits.kept_seconds
-            if is_old or (job.ended is not None and total > limits.kept_bytes):
+            is_old = now - job.ended > limits.kept_seconds
+            if is_old or count > limits.kept_jobs or total > limits.kept_bytes:
                 del self._kept[id]
 
     async def preview(self, pixels: Any, size: Size) -> File:
@@ -207,7 +210,8 @@ class Service:
 
         def converted() -> Any:
             pictures.check_input(data, name, self.options.limits)
-            return convert(data)
+            with pictures.naming(name):
+                return convert(data)
 
         return await self.in_thread(converted)
 
