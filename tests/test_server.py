@@ -15,7 +15,6 @@ from ssd1b_jax import Request, RequestError
 from ssd1b_jax.images import previews
 from ssd1b_jax.server.options import Limits, ServerOptions, read_keys
 
-pytest.importorskip("starlette")
 SETTINGS = dict(prompt="a red apple", seed=7, num_inference_steps=4)
 LONG = dict(SETTINGS, num_inference_steps=1000, strength=1.0)
 

@@ -16,8 +16,6 @@ from helpers.server import in_base64, png, running
 
 from ssd1b_jax.server.options import Limits
 
-pytest.importorskip("starlette")
-
 
 @pytest.fixture(scope="module")
 def server(tiny_pipe):

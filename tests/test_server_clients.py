@@ -6,8 +6,12 @@ import threading
 import time
 import urllib.request
 
+import huggingface_hub
 import numpy as np
+import openai
 import pytest
+import segmind
+import webuiapi
 from helpers import lora, tiny
 from helpers.requests import picture
 from helpers.server import SECONDS, events, in_base64, pixels, png, running
@@ -15,12 +19,6 @@ from PIL import Image
 
 from ssd1b_jax import Pipeline, Request, records
 from ssd1b_jax.images import previews
-
-pytest.importorskip("starlette")
-openai = pytest.importorskip("openai")
-webuiapi = pytest.importorskip("webuiapi")
-segmind = pytest.importorskip("segmind")
-huggingface_hub = pytest.importorskip("huggingface_hub")
 
 SIZE = tiny.SIZE
 MASK = np.tri(SIZE, dtype=np.uint8) * 255  # below the diagonal is remade

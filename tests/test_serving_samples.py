@@ -11,8 +11,6 @@ from helpers.server import png, running
 
 from ssd1b_jax import images
 
-pytest.importorskip("starlette")
-
 PAGE = Path(__file__).parents[1] / "docs" / "serving.md"
 PROGRAMS = {"bash": ["bash", "-euo", "pipefail"], "python": [sys.executable, "-W", "ignore"], "js": ["node"]}
 SUFFIXES = {"bash": ".sh", "python": ".py", "js": ".mjs"}

@@ -67,7 +67,8 @@ class Service:
         self.bodies = Bodies(options.limits)
         self.metrics = Metrics()
         self._device_failures = 0
-        self._running: dict[Job, int] = {}  # bytes of inputs
+        self._held = 0  # bytes of inputs
+        self._running: set[Job] = set()
         self._kept: OrderedDict[str, Job] = OrderedDict()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ssd1b-server")
 
@@ -109,13 +110,14 @@ class Service:
         self.loaded()
         width, height = (fields.settings.get(side) for side in ("width", "height"))
         size = (self.sizes[0][0] if width is None else width, self.sizes[0][1] if height is None else height)
-        if size in self.sizes:
-            return Sizing(size, size)
+        for known in self.sizes:
+            if size == known:
+                return Sizing(known, known)
         sides = [_side(fields, name, value) for name, value in zip(("width", "height"), size, strict=True)]
         if not self.options.any_size:
-            known = ", ".join(f"{w}x{h}" for w, h in self.sizes)
+            listed = ", ".join(f"{w}x{h}" for w, h in self.sizes)
             name = fields.name("width" if height is None or width is not None else "height")
-            raise FieldError(f"width and height must be one of {known}, got {sides[0]}x{sides[1]}", name, 422)
+            raise FieldError(f"width and height must be one of {listed}, got {sides[0]}x{sides[1]}", name, 422)
         return Sizing(tuple(sides), tuple(sides))
 
     async def start(self, request: HTTPRequest, fields: Fields, sizing: Sizing, priority: str = "interactive") -> Job:
@@ -125,18 +127,23 @@ class Service:
         """
         pipe, limits = self.loaded(), self.options.limits
         held = sum(len(data) for data in fields.settings.values() if isinstance(data, bytes))
-        if sum(self._running.values()) + held > limits.bodies_bytes:
+        if self._held + held > limits.bodies_bytes:
             raise Full("the pictures that wait take all the memory there is for them: try again", START_SECONDS)
         about = dict(caller=request.state.caller, priority=priority, deadline=_deadline(request))
-        tickets = await self.in_thread(lambda: self._submit(pipe, fields, sizing, about))
+        self._held += held
+        try:
+            tickets = await self.in_thread(lambda: self._submit(pipe, fields, sizing, about))
+        except BaseException:
+            self._held -= held
+            raise
 
         async def finish(result: Result) -> Picture:
             return await self.in_thread(lambda: self._write(result, fields, sizing))
 
         job = Job(tickets, finish)
-        self._running[job] = held
+        self._running.add(job)
         self.metrics.accepted.inc(job.count)
-        job.task.add_done_callback(lambda _: self._ended(job))
+        job.task.add_done_callback(lambda _: self._ended(job, held))
         return job
 
     def _submit(self, pipe: "Pipeline", fields: Fields, sizing: Sizing, about: dict[str, Any]) -> list[Any]:
@@ -160,8 +167,9 @@ class Service:
             result.save(Path(self.options.keep) / f"{result.seed}{output.suffix}", output)
         return pictures.write(result, fields.output, sizing)
 
-    def _ended(self, job: Job) -> None:
-        del self._running[job]
+    def _ended(self, job: Job, held: int) -> None:
+        self._running.discard(job)
+        self._held -= held
         self.metrics.count(job)
         if isinstance(job.error, DeviceError):
             self._device_failures += 1
