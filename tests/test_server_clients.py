@@ -151,7 +151,7 @@ def test_openai_lists_the_model(open_ai):
 
 def test_openai_makes_several_at_the_size_that_is_asked_for(open_ai):
     answer = open_ai.images.edit(image=[png()], prompt="apple", n=2, size="64x128", output_format="jpeg")
-    assert answer.size == "64x128" and answer.output_format == "jpeg" and answer.made_at == "32x32"
+    assert answer.size == "64x128" and answer.output_format == "jpeg" and answer.computed_size == "32x32"
     made = [pixels(item.b64_json) for item in answer.data]
     assert len(made) == 2 and made[0].shape == (128, 64, 3) and not np.array_equal(*made)
     assert answer.data[1].seed == answer.data[0].seed + 1

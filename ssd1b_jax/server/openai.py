@@ -99,7 +99,7 @@ class OpenAI:
                     yield _completed(picture, envelope)
                     done, shown = done + 1, 0
                 if shown < options.partial_images and (pixels := job.preview) is not None:
-                    file = await self._service.preview(pixels, sizing.made)
+                    file = await self._service.preview(pixels, sizing.computed)
                     name = "image_edit.partial_image"
                     yield name, {"type": name, "b64_json": file.base64, "partial_image_index": shown, **envelope}
                     shown += 1
@@ -174,7 +174,7 @@ def _envelope(asked: Fields, sizing: Sizing) -> dict[str, Any]:
         "created_at": now,
         "output_format": asked.output.format or "png",
         "size": _shown(sizing.asked),
-        "made_at": _shown(sizing.made),
+        "computed_size": _shown(sizing.computed),
         "quality": "auto",
         "background": "opaque",
         "usage": USAGE,

@@ -23,21 +23,21 @@ PREVIEW_QUALITY = 80
 
 @dataclass(frozen=True)
 class Sizing:
-    """`made` is the size that is computed, `asked` the size that the caller gets: (width, height) in pixels."""
+    """`computed` is the size that the model makes, `asked` the one that the caller gets: (width, height) in pixels."""
 
-    made: Size
+    computed: Size
     asked: Size
 
     @property
     def is_enlarged(self) -> bool:
-        return self.made != self.asked
+        return self.computed != self.asked
 
     @property
     def notes(self) -> tuple[str, ...]:
         """A sentence where the two differ."""
         if not self.is_enlarged:
             return ()
-        (width, height), (asked_width, asked_height) = self.made, self.asked
+        (width, height), (asked_width, asked_height) = self.computed, self.asked
         return (f"made at {width}x{height} and brought to {asked_width}x{asked_height}",)
 
 
@@ -80,7 +80,7 @@ def write(result: Result, output: Output, sizing: Sizing) -> Picture:
     size = sizing.asked if sizing.is_enlarged else None
     encoded = encode(result.pixels, name, dict(result.record), result.request, output, size)
     file = File(encoded.data, f"image/{form}")
-    written = size or tuple(output.upscale * side for side in sizing.made)
+    written = size or tuple(output.upscale * side for side in sizing.computed)
     return Picture(file, encoded.record, written, (*result.notes, *sizing.notes), result.seconds)
 
 

@@ -67,7 +67,7 @@ class Service:
         self.bodies = Bodies(options.limits)
         self.metrics = Metrics()
         self._device_failures = 0
-        self._held = 0  # bytes of inputs
+        self._input_bytes = 0  # of jobs that have not ended
         self._running: set[Job] = set()
         self._kept: OrderedDict[str, Job] = OrderedDict()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ssd1b-server")
@@ -126,15 +126,15 @@ class Service:
         Raises FieldError or RequestError, `Full` where the queue takes no more, NotReady.
         """
         pipe, limits = self.loaded(), self.options.limits
-        held = sum(len(data) for data in fields.settings.values() if isinstance(data, bytes))
-        if self._held + held > limits.bodies_bytes:
+        input_bytes = sum(len(data) for data in fields.settings.values() if isinstance(data, bytes))
+        if self._input_bytes + input_bytes > limits.bodies_bytes:
             raise Full("the pictures that wait take all the memory there is for them: try again", START_SECONDS)
         about = dict(caller=request.state.caller, priority=priority, deadline=_deadline(request))
-        self._held += held
+        self._input_bytes += input_bytes
         try:
             tickets = await self.in_thread(lambda: self._submit(pipe, fields, sizing, about))
         except BaseException:
-            self._held -= held
+            self._input_bytes -= input_bytes
             raise
 
         async def finish(result: Result) -> Picture:
@@ -143,13 +143,13 @@ class Service:
         job = Job(tickets, finish)
         self._running.add(job)
         self.metrics.accepted.inc(job.count)
-        job.task.add_done_callback(lambda _: self._ended(job, held))
+        job.task.add_done_callback(lambda _: self._ended(job, input_bytes))
         return job
 
     def _submit(self, pipe: "Pipeline", fields: Fields, sizing: Sizing, about: dict[str, Any]) -> list[Any]:
         limits, tickets = self.options.limits, []
         pictures.check(fields, sizing, limits)
-        requests = fields.requests(pipe.config, sizing.made)
+        requests = fields.requests(pipe.config, sizing.computed)
         if pipe.waiting + len(requests) > limits.waiting:
             raise Full(f"{pipe.waiting} pictures wait, at most {limits.waiting} may: try again", pipe.queue.seconds)
         try:
@@ -167,9 +167,9 @@ class Service:
             result.save(Path(self.options.keep) / f"{result.seed}{output.suffix}", output)
         return pictures.write(result, fields.output, sizing)
 
-    def _ended(self, job: Job, held: int) -> None:
+    def _ended(self, job: Job, input_bytes: int) -> None:
         self._running.discard(job)
-        self._held -= held
+        self._input_bytes -= input_bytes
         self.metrics.count(job)
         if isinstance(job.error, DeviceError):
             self._device_failures += 1

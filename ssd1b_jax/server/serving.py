@@ -117,8 +117,8 @@ async def _load(service: Service, load: Load, announce: Announce) -> None:
 def listen(options: ServerOptions) -> socket.socket:
     """The socket of the server. Raises RequestError."""
     try:
-        found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, address = found[0]
+        infos = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = infos[0]
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
         reason = (os.strerror(error.errno) if error.errno > 0 else str(error)).lower()
