@@ -66,10 +66,11 @@ class Request:
 
     What each setting does, its range and its default stand in docs/settings.md, and in the rows of
     `settings.SETTINGS`. Values are checked by `resolve`. `image` and `mask` are paths, the bytes of a file,
-    files that are open, Pillow images, or arrays (height, width[, 1, 3 or 4]), uint8 or bool.
+    files that are open, Pillow images, or arrays (height, width[, 1, 3 or 4]), uint8 or bool. An `image` of
+    None is text to image: the picture is made from noise alone.
     """
 
-    image: Source
+    image: Source | None
     prompt: str
     negative_prompt: str | None = default("negative_prompt")
     prompt_2: str | None = default("prompt_2")
@@ -152,9 +153,15 @@ class Request:
         defaults = dataclasses.asdict(config.defaults) | dict(timestep_spacing=config.schedule.timestep_spacing)
         if self.seed is None:
             defaults["seed"] = draw_seed()
+        if self.image is None:
+            if self.mask is not None:
+                raise RequestError("a mask is laid over an image: give the image too")
+            defaults["strength"] = 1.0
         filled = vars(self) | {name: value for name, value in defaults.items() if getattr(self, name) is None}
         checked = {row.name: row.check(filled[row.name]) for row in settings.of("request")}
         request = dataclasses.replace(self, **checked)
+        if self.image is None and request.strength != 1:
+            raise RequestError(f"without an image strength must be 1, as nothing is kept, got {request.strength:g}")
         request._check_size(config)
         request._check_interval()
         request = dataclasses.replace(request, variation_seed=request._variation(), **request._sizes())
@@ -173,7 +180,8 @@ class Request:
     def table(self, config: ModelConfig) -> Table:
         """What the sampler does for this request, which is resolved."""
         steps, spacing = self.num_inference_steps, self.timestep_spacing
-        return build(self.scheduler, config.schedule, steps, self.strength, self.exact_steps, spacing)
+        from_noise = self.image is None
+        return build(self.scheduler, config.schedule, steps, self.strength, self.exact_steps, spacing, from_noise)
 
     @property
     def guided(self) -> bool:

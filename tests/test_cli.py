@@ -52,6 +52,15 @@ def test_img2img_writes_the_picture_and_says_what_it_did(capsys, tiny_folder, he
     assert images.load("out.png").pixels.shape == (tiny.SIZE, tiny.SIZE, 3)
 
 
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+def test_txt2img_makes_a_picture_of_words_alone(capsys, tiny_folder, here):
+    code, out, err = run(capsys, "txt2img", "A cat, on a  red sofa!", "--model", tiny_folder, "--seed", 2)
+    assert (code, err) == (0, "") and out.startswith("a-cat-on-a-2.png: 32 x 32, 6 of 6 steps (euler), strength 1, ")
+    assert records.read("a-cat-on-a-2.png")["request"]["image"] is None
+    code, out, _ = run(capsys, "txt2img", "?!", "--model", tiny_folder, "--seed", 2)
+    assert code == 0 and out.startswith("picture-2.png: ")
+
+
 @pytest.mark.usefixtures("each_way_of_loading")
 def test_more_pictures_are_named_by_seed_and_enlarged_when_asked(capsys, tiny_folder, here):
     arguments = ("--model", tiny_folder, "--seed", 7, "--num-images", 2, "--upscale", 3)

@@ -131,6 +131,23 @@ def test_the_pipeline_agrees_with_diffusers(ours, theirs, settings, scheduler):
     assert np.abs(result.pixels - pixels).max() <= 1
 
 
+TEXT_SPACINGS = [("euler", "leading"), ("euler", "trailing"), ("dpmpp_2m_karras", "leading"), ("ddim", "leading")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheduler", "spacing"), TEXT_SPACINGS)
+def test_text_to_image_agrees_with_diffusers(ours, theirs, scheduler, spacing):
+    """StableDiffusionXLPipeline, which begins with noise times its scheduler's init_noise_sigma."""
+    config = {**theirs.euler_config, "timestep_spacing": spacing}
+    parts = theirs.components | dict(scheduler=scheduler_of(config, scheduler))
+    text_to_image = diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    text_to_image.set_progress_bar_config(disable=True)
+    settings = dict(prompt=PROMPT, num_inference_steps=12, guidance_scale=5.0, width=SIZE, height=SIZE)
+    expected = text_to_image(**settings, generator=torch.Generator("cpu").manual_seed(77), output_type="latent").images
+    ours(image=None, seed=77, noise="torch", scheduler=scheduler, timestep_spacing=spacing, **settings)
+    assert_close(ours.final_latents[-1], reference.nhwc(expected)[0], LATENTS_TOLERANCE)
+
+
 @pytest.mark.slow
 def test_a_masked_picture_agrees_with_diffusers_inpainting(ours, theirs):
     """Theirs for models that were not trained to inpaint; the mask follows the edges of latents, as both round."""

@@ -403,6 +403,14 @@ def test_every_setting_is_made_again(capsys, pipe, here):
 
 
 @pytest.mark.usefixtures("each_way_of_loading")
+def test_a_picture_without_an_input_is_made_again(capsys, pipe, here):
+    made = pipe(image=None, prompt="a cat", seed=3)
+    assert made.request.strength == 1 and made.record["request"]["image"] is None
+    saved = made.save("a.png", embed_input=True)
+    assert "Denoising strength" not in images.read_text(saved.picture)["parameters"]
+    assert run(capsys, "replay", "a.png") == (0, "a.png: made again, all pixels are identical\n", "")
+
+
 def test_a_picture_with_a_lora_is_made_again(capsys, tiny_folder, here):
     """All by the command line."""
     lora.write(here / "style.safetensors", lora.kohya(tiny.tiny_config()).items())

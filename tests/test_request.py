@@ -59,7 +59,7 @@ def test_numbers_become_plain_python():
             dict(width=72, height=64),
             "width x height must be at most 4 times the model's own size, 4096 pixels, got 72 x 64",
         ),
-        (dict(image=None), "image must be a path, bytes, a file, a Pillow image or an array, got NoneType"),
+        (dict(image=3), "image must be a path, bytes, a file, a Pillow image or an array, or None, got int"),
         (dict(scheduler=np.zeros(2)), "scheduler must be text, got ndarray"),
         (dict(width=30), "width must be a multiple of 8, got 30: try 24 or 32"),
         (dict(height=3), "height must be a multiple of 8, got 3: try 8"),
@@ -145,3 +145,14 @@ def test_exact_steps_allow_any_strength():
 def test_drawn_seeds_differ_and_fit_every_kind_of_noise():
     seeds = {draw_seed() for _ in range(20)}
     assert len(seeds) > 15 and all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_without_an_image_the_picture_is_made_from_noise():
+    request = Request(image=None, prompt="a cat").resolve(tiny.tiny_config())
+    table = request.table(tiny.tiny_config())
+    assert request.strength == 1 and table.signal == 0 and table.steps_run == request.num_inference_steps
+    assert Request.from_dict(request.to_dict()) == request
+    with pytest.raises(RequestError, match="without an image strength must be 1, as nothing is kept, got 0.5"):
+        Request(image=None, prompt="a cat", strength=0.5).resolve(tiny.tiny_config())
+    with pytest.raises(RequestError, match="a mask is laid over an image: give the image too"):
+        Request(image=None, prompt="a cat", mask=np.ones((8, 8), bool)).resolve(tiny.tiny_config())

@@ -1,12 +1,16 @@
 """`ssd1b img2img`: remake a picture after a prompt."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ssd1b_jax.cli import settings
 from ssd1b_jax.cli.console import Console, add_output
 from ssd1b_jax.settings import SETTINGS
+
+EPILOG = "The first time, programs are compiled for some seconds; they are kept in your cache folder."
+WORDS, MAX_NAME = 4, 60  # of a prompt, in the name of its picture
 
 
 def add(commands) -> None:
@@ -15,26 +19,31 @@ def add(commands) -> None:
         usage="%(prog)s IMAGE PROMPT [-o OUT] [option ...]",
         help="remake a picture after a prompt",
         description="Remake IMAGE after PROMPT. What is not given is the model's own default.",
-        epilog="The first time, programs are compiled for some seconds; they are kept in your cache folder.",
+        epilog=EPILOG,
     )
-    parser.set_defaults(command=_run)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="OUT",
-        help="PNG, JPEG or WebP to write, or to replace (default: IMAGE's name-SEED.png here, or the next free name)",
-    )
+    parser.set_defaults(command=make)
+    add_output_name(parser, "IMAGE's name")
     settings.add_row(parser, SETTINGS["num_images"])
     add_output(parser)
     settings.add(parser)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def add_output_name(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help=f"PNG, JPEG or WebP to write, or to replace (default: {default}-SEED.png here, or the next free name)",
+    )
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Make and save the pictures of one command."""
     # Every mistake is reported before the weights are read.
     is_named = arguments.output is not None and arguments.num_images == 1
     output = settings.output(arguments, named=is_named)
-    base = arguments.output or Path(f"{Path(arguments.image).stem}{output.suffix}")
+    base = arguments.output or Path(f"{_name(arguments)}{output.suffix}")
     settings.check(arguments, output, base)
 
     from ssd1b_jax.checkpoints.model_folder import read_manifest
@@ -49,6 +58,14 @@ def _run(arguments: argparse.Namespace) -> None:
     with Console(arguments) as console:
         for index, result in console.watch(pipe, requests):
             console.picture(result, result.save(paths[index], output))
+
+
+def _name(arguments: argparse.Namespace) -> str:
+    """What pictures are called where nobody said: after the image, or else after the prompt."""
+    if arguments.image is not None:
+        return Path(arguments.image).stem
+    words = re.findall(r"\w+", arguments.prompt.lower())
+    return "-".join(words[:WORDS])[:MAX_NAME] or "picture"
 
 
 def _paths(base: Path, requests: Sequence) -> list[Path]:

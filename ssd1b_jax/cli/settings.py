@@ -4,6 +4,7 @@ They are read from the rows of `settings`: a new setting is an option without a 
 """
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from ssd1b_jax.settings import GROUPS, Setting
 from ssd1b_jax.settings.kinds import Choice, Number, Pair, Scales, Switch
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """All of them but those of a call."""
+def add(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
+    """All of them but those of a call, and those named."""
     for group, (title, description) in GROUPS.items():
-        rows = [row for row in settings.SETTINGS.values() if row.group == group and row.of != "call"]
+        rows = [
+            row
+            for row in settings.SETTINGS.values()
+            if row.group == group and row.of != "call" and row.name not in without
+        ]
         place = parser if group == "picture" else parser.add_argument_group(title.lower(), description or None)
         for row in rows:
             add_row(place, row)
@@ -122,7 +127,7 @@ def of_request(arguments: argparse.Namespace):
     if "loras" in fields:
         scales = [scale for _, scale in arguments.loras]
         fields["loras"] = dict(zip(lora_files(arguments), scales, strict=True))
-    return Request(**fields)
+    return Request(**dict(image=None) | fields)
 
 
 def output(arguments: argparse.Namespace, *, named: bool) -> Output:

@@ -28,10 +28,14 @@ def read(job: Job, config: ModelConfig, pictures: Pictures) -> HostInputs:
     request, picture = job.request, pictures.get(job.request)
     shape = (*picture.remade.shape[:2], config.vae.latent_channels)
     source = noise.source(request.noise, request.seed)
-    posterior, start = np.asarray(source.posterior(shape)), np.asarray(source.start(shape))
+    # Without an image nothing is encoded, so the first noise of a stream is the start's, as in diffusers.
+    has_image = request.image is not None
+    posterior = np.asarray(source.posterior(shape)) if has_image else np.zeros(shape, np.float32)
+    start = np.asarray(source.start(shape))
     if request.variation_strength:
         other = noise.source(request.noise, request.variation_seed)
-        other.posterior(shape)
+        if has_image:
+            other.posterior(shape)
         start = noise.slerp(start, other.start(shape), request.variation_strength)
     tables = loop.stack([job.table])
     inputs = Inputs(

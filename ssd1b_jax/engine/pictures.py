@@ -15,9 +15,9 @@ KEPT = 8  # pictures; one of 1024 pixels is 3 MB, and 4 more with a mask
 
 
 class Picture(NamedTuple):
-    """A request's input. Of a masked one `share` is how much of each pixel is remade, else None.
+    """A request's input, grey where there is none.
 
-    `remade` are the latents that are.
+    Of a masked one `share` is how much of each pixel is remade, else None. `remade` are the latents that are.
     """
 
     pixels: images.Pixels
@@ -50,9 +50,11 @@ class Pictures:
         return picture
 
     def _make(self, request: Request, *size) -> Picture:
+        remade = np.ones((request.height // self._factor, request.width // self._factor, 1), bool)
+        if request.image is None:
+            return Picture(np.full((request.height, request.width, 3), 128, np.uint8), remade, None, (), {})
         loaded = images.load(request.image)
         pixels, notes = images.resize(loaded.pixels, *size), [*loaded.notes]
-        remade = np.ones((request.height // self._factor, request.width // self._factor, 1), bool)
         share, sources = None, {"image": records.source(request.image, loaded)}
         if request.mask is not None:
             given = mask_rules.read(request.mask)

@@ -29,7 +29,7 @@ def parameters(record: Mapping[str, Any]) -> str:
         "Model": Path(record["model"]["name"]).name,
         "Variation seed": request.get("variation_seed") if varied else None,
         "Variation seed strength": varied,
-        "Denoising strength": request["strength"],
+        "Denoising strength": request["strength"] if request["image"] else None,
         "Clip skip": request["clip_skip"] + 2 if request.get("clip_skip") else None,
         "RNG": {"torch": "CPU"}.get(request["noise"], request["noise"].upper()),
         "Mask blur": request.get("mask_blur") or None,

@@ -15,7 +15,6 @@ from ssd1b_jax.records.record import FORMAT, KEY, SOURCES, Record
 # What a record must have, as keys from the outermost inwards.
 PARTS = {
     "request": dict,
-    "request image sha256": str,
     "pixels sha256": str,
     "written name": str,
     "written upscale": int,

@@ -17,6 +17,7 @@ A new sampler is one such function, in `onestep` or `multistep`, and one row in 
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,10 +65,12 @@ def build(
     strength: float,
     exact_steps: bool = False,
     timestep_spacing: str | None = None,
+    from_noise: bool = False,
 ) -> Table:
     """The table of one picture. RequestError for an unknown sampler or spacing, or numbers that run no step.
 
     `schedule.noise_levels` explains `strength` and `exact_steps`. `timestep_spacing` defaults to the model's.
+    `from_noise` begins with noise alone, as diffusers' text to image does (its `init_noise_sigma`).
 
     The table is that of diffusers' scheduler class at its defaults: solver_order 2, DDPM's variance
     fixed_small, DDIM's eta 0, LCM's original_inference_steps 50. It keeps the quirks, with these exceptions:
@@ -88,6 +91,10 @@ def build(
         matrix[: 1 + len(call.registers)] = call.latents, *call.registers
     step_ends = [not call.trial for call in calls[:-1]]
     after = [(call.to.alpha, call.to.sigma) for call in calls[:-1]]
+    signal, sigma = calls[0].level.alpha, calls[0].level.sigma
+    if from_noise:
+        keeps_sigma = sampler.exploding and schedule_config.timestep_spacing in ("linspace", "trailing")
+        signal, sigma = 0.0, sigma if keeps_sigma else math.hypot(signal, sigma)
     return Table(
         timesteps=np.array([call.level.timestep for call in calls]),
         input_scales=np.array([call.level.input_scale for call in calls]),
@@ -96,7 +103,7 @@ def build(
         steps=np.cumsum([0] + step_ends),
         draws=np.array([call.draws for call in calls]),
         after=np.array([*after, (1.0, 0.0)]),
-        signal=calls[0].level.alpha,
-        sigma=calls[0].level.sigma,
+        signal=signal,
+        sigma=sigma,
         steps_run=num_inference_steps - path.first,
     )

@@ -10,7 +10,7 @@ from ssd1b_jax.settings.types import Format, Noise, Pair, ResizeMode, Size, Spac
 class RequestFields(TypedDict, total=False):
     """A Request's fields, as keyword arguments of a call."""
 
-    image: Required[Source]
+    image: Required[Source | None]
     prompt: Required[str]
     negative_prompt: str | None
     prompt_2: str | None

@@ -70,7 +70,7 @@ def _values(row: Setting) -> str:
 
 def _default(row: Setting) -> str:
     if row.required:
-        return "must be given"
+        return f"must be given; None: {row.absent}" if row.absent else "must be given"
     if row.default is None:
         return row.absent or "the model's"
     return _word(row.default)

@@ -21,10 +21,11 @@ _TEXT_OR_NONE = Text(allowed="text or None")
 REQUEST_ROWS = (
     Setting(
         name="image",
-        kind=Picture(),
+        kind=Picture(allowed=f"{PICTURE}, or None"),
         words="the picture to remake: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF …",
         group="picture",
         required=True,
+        absent="noise alone",
         metavar="IMAGE",
         api=dict(a1111="init_images", segmind="image", openai="image", diffusers="image"),
         also=("init_image", "input_image", "init_img", "img"),

@@ -13,7 +13,8 @@ Owner = Literal["request", "call", "pipeline", "output"]
 class Setting:
     """One setting. `name` is its name in Python, `words` its help.
 
-    A `default` of None is the model's own value, or what `absent` tells. `off` is the help of the option that
+    A `default` of None is the model's own value, or what `absent` tells. What is `required` has to be
+    given; with `absent` it may be given as None. `off` is the help of the option that
     switches off what is on by default. `option` is the command line's
     spelling, without the two hyphens that come first; `metavar` what its help shows for a value.
     `api` has the names that other interfaces have for it: "a1111", "segmind", "openai", "diffusers";
@@ -37,7 +38,7 @@ class Setting:
     @property
     def optional(self) -> bool:
         """Whether None is a value."""
-        return self.default is None and not self.required
+        return self.default is None and (not self.required or bool(self.absent))
 
     @property
     def short(self) -> str:
