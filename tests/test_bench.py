@@ -7,6 +7,7 @@ import pytest
 
 from ssd1b_jax.bench import __main__ as bench
 from ssd1b_jax.bench import ours as contender
+from ssd1b_jax.bench import timeline
 from ssd1b_jax.bench.contenders import Measured, agreement, take_turns
 from ssd1b_jax.bench.ours import covered
 from ssd1b_jax.bench.task import Task
@@ -31,7 +32,9 @@ def test_a_matrix_product_takes_time():
     assert 1e8 < bench.matmul_peak(size=256, tries=2) < 1e15
 
 
-@pytest.mark.parametrize("wrong", [["unett"], ["unet", "--size", "60"], ["unet", "--reps", "0"]], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [["unett"], ["unet", "--size", "60"], ["unet", "--reps", "0"], ["queue", "--width", "0"]], ids=str
+)
 def test_what_it_refuses(wrong, capsys):
     with pytest.raises(SystemExit):
         bench.main(wrong)
@@ -74,6 +77,36 @@ def test_what_is_measured_of_the_host_is_a_share(part):
     (measured,) = take_turns(["ours"], task(part), reps=1)
     share = measured.notes["host_share" if part == "host" else "busy_share"]
     assert 0 < share < 1
+
+
+def test_steps_of_the_queue():
+    """Mixed ones in the same order for all contenders; the same for every picture of the even part."""
+    mixed = task("queue").all_steps()
+    assert mixed == task("queue").all_steps() != sorted(mixed)
+    assert len(mixed) == 64 and set(mixed) == {4, 12, 24, 50}
+    assert task("queue-even").all_steps() == [2] * 64
+
+
+@pytest.mark.slow
+def test_queue_and_batches_make_the_same_pictures():
+    queue, batches = take_turns(["queue", "batches"], task("queue-even"), reps=1)
+    assert queue.output.shape == (64, 64, 64, 3)
+    assert agreement(queue.output.astype(int), batches.output.astype(int))[0] == 0
+    for measured in (queue, batches):
+        assert 0 < measured.notes["busy_share"] < 1
+        assert measured.notes["host_ms_per_tick"] > 0
+        assert measured.notes["pictures_per_s"] == pytest.approx(64 / measured.median, rel=0.1)
+
+
+def test_a_timeline_shows_where_pictures_end():
+    """Rows make calls of pictures 0 and 1, one after the other, and of 2, which is cancelled."""
+    pixels = timeline.draw(np.array([[0, 0, 1], [-1, 2, -1]]), {2})
+    call, row = timeline.CALL, timeline.ROW
+    assert pixels.shape == (2 * row, 3 * call, 3)
+    first, second = pixels[row // 2, ::call], pixels[row + row // 2, ::call]
+    assert (first[0] == first[1]).all() and (first[1] != first[2]).any()
+    assert (second[0] == 255).all() and (second[1] == 0).all() and (second[2] == 255).all()
+    assert (pixels[row // 2, 2 * call - 1] == 255).all()
 
 
 def test_work_at_the_same_time_counts_once():

@@ -25,16 +25,22 @@ PARTS = {
     "start": "a new process to its first picture; compiled programs are cached",
     "load": "a new process that imports what it needs, verifies and loads the weights",
     "batch": "64 pictures, files to files, 16 at a time, ours on 4 virtual devices (emoji only)",
+    "queue": "64 pictures of 4 to 50 steps, --width at a time on --devices, beside batches (emoji only)",
+    "queue-even": "the same, of equal steps (emoji only)",
     "compile": "tracing and compiling the UNet, no cache; ours alone, as PyTorch needs no compiling",
     "host": "a picture, file to file, and how much of that is the host's work",
 }
+QUEUES = ("queue", "queue-even")
 FRESH = ("start", "load")  # every run in a new process
 # The peers, by their module in `bench`: the package that each needs, and its parts.
 PEERS = {
-    "peer": ("torch", ("unet", "vae-encode", "vae-decode", "text", "img2img", "start", "load", "batch", "host")),
+    "peer": (
+        "torch",
+        ("unet", "vae-encode", "vae-decode", "text", "img2img", "start", "load", "batch", "host", *QUEUES),
+    ),
     "openvino": ("openvino", ("unet", "vae-encode", "vae-decode")),
 }
-EMBEDDED_ONLY = ("batch",)  # the weights are on every one of the devices
+EMBEDDED_ONLY = ("batch", *QUEUES)  # the weights are on every one of the devices
 COLUMNS = ("who", "median s", "spread s", "ratio", "CPU s", "peak GB", "TFLOP", "of peak")
 
 
@@ -54,8 +60,9 @@ def main(argv: list[str] | None = None) -> int:
                     raise ContenderError(f"{part} can be measured with --model emoji only, got {options.model}")
                 continue
             task = Task(
-                part=part, model=options.model, size=options.size, steps=options.steps, strength=options.strength
-            )
+                part=part, model=options.model, size=options.size, steps=options.steps, strength=options.strength,
+                width=options.width, devices=options.devices,
+            )  # fmt: skip
             measured = take_turns(_contenders(part, options.peer), task, options.reps, warm=part not in FRESH)
             print(f"\n{part}, {task.model} at {task.size}: {PARTS[part]}\n")
             print(table(measured, peak))
@@ -73,6 +80,8 @@ def main(argv: list[str] | None = None) -> int:
 def _contenders(part: str, peers: bool) -> list[str]:
     """Ours, loading alone where a process starts, and the peers that are installed."""
     installed = [name for name, (package, parts) in PEERS.items() if part in parts and find_spec(package)]
+    if part in QUEUES:
+        return ["queue", "batches", *(installed if peers else [])]
     return ["ours", *["ours:load"] * (part == "start"), *(installed if peers and find_spec("torch") else [])]
 
 
@@ -90,14 +99,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, help="pixels along each side (default: 64 for emoji, 512 for ssd_1b)")
     parser.add_argument("--steps", type=int, help="default: 30 for emoji, 20 for ssd_1b")
     parser.add_argument("--strength", type=float, help="default: 1.0 for emoji, 0.6 for ssd_1b")
+    parser.add_argument("--width", type=int, default=1, help="pictures at a time on a device, of queue (default: 1)")
+    parser.add_argument("--devices", type=int, default=1, help="virtual devices, of queue (default: 1)")
     parser.add_argument("--reps", type=int, default=5, help="runs of each contender after the first (default: 5)")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="ours alone")
     options = parser.parse_args(argv)
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
         parser.error(f"parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
-    if options.reps < 1:
-        parser.error(f"--reps must be at least 1, got {options.reps}")
+    for name in ("reps", "width", "devices"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     small = options.model == "emoji"
     for name, value in dict(
         size=64 if small else 512, steps=30 if small else 20, strength=1.0 if small else 0.6
@@ -141,7 +153,7 @@ def table(measured: list[Measured], peak: float) -> str:
     for one in measured[1:]:
         if ours.output is not None and one.output is not None:
             largest, psnr = agreement(ours.output, one.output)
-            lines.append(f"ours and {one.name}: outputs differ by at most {largest:.2g}, PSNR {psnr:.0f} dB")
+            lines.append(f"{ours.name} and {one.name}: outputs differ by at most {largest:.2g}, PSNR {psnr:.0f} dB")
     return "\n".join(lines)
 
 

@@ -108,7 +108,7 @@ def _pipeline(task: Task, devices=None) -> Pipeline:
     return Pipeline(Model(manifest=manifest, params=params, platform=PLATFORM), devices=devices)
 
 
-def _request(task: Task, seed: int = 0) -> Request:
+def make_request(task: Task, seed: int = 0) -> Request:
     return Request(
         image=task.picture(), prompt="a red apple", negative_prompt="a cat", width=task.size, height=task.size,
         strength=task.strength, num_inference_steps=task.steps, guidance_scale=5.0, seed=seed,
@@ -117,7 +117,7 @@ def _request(task: Task, seed: int = 0) -> Request:
 
 def img2img(task: Task) -> Prepared:
     pipe = _pipeline(task, jax.local_devices()[:1])
-    return Prepared(lambda: pipe.generate([_request(task)]) and None)
+    return Prepared(lambda: pipe.generate([make_request(task)]) and None)
 
 
 def _folder(task: Task) -> str | Path:
@@ -135,7 +135,7 @@ def _folder(task: Task) -> str | Path:
 
 def start(task: Task) -> Prepared:
     """To the first picture, programs already in the compilation cache."""
-    requests = [_request(task)]
+    requests = [make_request(task)]
     pipe = Pipeline.from_pretrained(_folder(task), devices=jax.local_devices()[:1], requests=requests)
     return started(lambda: pipe.generate(requests) and None)
 
@@ -190,7 +190,7 @@ def _from_files(task: Task, devices: Devices, count: int, waiting: bool = False)
     """Pictures read from as many files and written to others; of every run its seconds, and those with work."""
     paths, times, pipe = task.write_pictures("ours", count), [], _pipeline(task, devices)
     watch = Watch(pipe, waiting=waiting)
-    requests = [dataclasses.replace(_request(task, i), image=path) for i, path in enumerate(paths)]
+    requests = [dataclasses.replace(make_request(task, i), image=path) for i, path in enumerate(paths)]
 
     def run():
         watch.take()

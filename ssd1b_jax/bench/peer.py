@@ -132,7 +132,7 @@ def _pipeline(task: Task, parts: dict):
     )  # fmt: skip
 
 
-def _remake(pipe, task: Task, pictures: list) -> list:
+def _remake(pipe, task: Task, pictures: list, steps: int | None = None) -> list:
     """Whole pictures, text encoders included; the ids are given, as the two vocabularies differ."""
     count = len(pictures)
     tokens = torch.from_numpy(task.tokens()).repeat_interleave(count, dim=0)
@@ -142,7 +142,7 @@ def _remake(pipe, task: Task, pictures: list) -> list:
     pooled = second.text_embeds
     pipe.set_progress_bar_config(disable=True)
     return pipe(
-        image=pictures, strength=task.strength, num_inference_steps=task.steps, guidance_scale=5.0,
+        image=pictures, strength=task.strength, num_inference_steps=steps or task.steps, guidance_scale=5.0,
         prompt_embeds=context[count:], pooled_prompt_embeds=pooled[count:],
         negative_prompt_embeds=context[:count], negative_pooled_prompt_embeds=pooled[:count],
         generator=[torch.Generator().manual_seed(i) for i in range(count)],
@@ -180,6 +180,17 @@ def batch(task: Task) -> Prepared:
     return _from_files(task, PICTURES)
 
 
+def queue(task: Task) -> Prepared:
+    """A loop over pictures of mixed or equal steps, one at a time."""
+    pipe, picture = _pipeline(task, _parts(task)), diffusers.utils.numpy_to_pil(task.picture()[None] / 255.0)
+
+    def run() -> None:
+        for steps in task.all_steps():
+            _remake(pipe, task, picture, steps)
+
+    return _inference(run)
+
+
 def _load(task: Task) -> dict:
     """Every part from its safetensors files, which are written where there are none yet."""
     folder = FOLDER / "peer" / task.model
@@ -201,4 +212,5 @@ def start(task: Task) -> Prepared:
 PARTS = {
     "unet": network, "vae-encode": network, "vae-decode": network, "text": text, "img2img": img2img,
     "start": start, "load": load, "batch": batch, "host": host,
+    "queue": queue, "queue-even": queue,
 }  # fmt: skip

@@ -12,18 +12,24 @@ from ssd1b_jax.config import ModelConfig
 MODELS = {"emoji": config.emoji, "ssd_1b": config.ssd_1b}
 GUIDED = 2  # the negative and the positive prompt
 PICTURES, TOGETHER = 64, 16  # in all, and at a time: PyTorch is twice as fast with 16 as with 4, and no faster with 64
+MIXED = {4: 16, 12: 26, 24: 16, 50: 6}  # pictures by steps
 FOLDER = Path(tempfile.gettempdir()) / "ssd1b_jax-bench"  # for models with random weights, and pictures
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """`part` is a name in `ours.PARTS`; `size` is the picture's height and width in pixels."""
+    """`part` is a name in `ours.PARTS`; `size` is the picture's height and width in pixels.
+
+    `width` is pictures at a time on each of so many `devices`, in the parts of the queue.
+    """
 
     part: str
     model: str
     size: int
     steps: int
     strength: float
+    width: int = 1
+    devices: int = 1
 
     @property
     def config(self) -> ModelConfig:
@@ -52,6 +58,12 @@ class Task:
         """Pixels; smooth, as photographs are."""
         ramp = np.linspace(0, 255, self.size)
         return np.stack(np.broadcast_arrays(ramp[:, None], ramp, ramp[::-1, None]), axis=-1).astype(np.uint8)
+
+    def all_steps(self) -> list[int]:
+        """Steps of each picture in order of arrival: as asked for, or mixed."""
+        if self.part == "queue-even":
+            return [self.steps] * PICTURES
+        return np.random.default_rng(0).permutation(np.repeat([*MIXED], [*MIXED.values()])).tolist()
 
     def write_pictures(self, who: str, count: int) -> list[Path]:
         """As many files as asked for, of twice the height and width that they are remade in."""
