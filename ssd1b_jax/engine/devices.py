@@ -47,8 +47,8 @@ class Devices:
     def pool_threads(self) -> int | None:
         """Threads of XLA's pool on a CPU, counted by their name; None on other devices and where Linux is not.
 
-        XLA takes as many as there are cores (or as NPROC says), and at least one a device. It divides a program's
-        elementwise loops by that number, and some values round otherwise when they are divided otherwise.
+        XLA takes as many as there are cores (or as NPROC says), and at least one a device. Some values round otherwise
+        where their number is another.
         """
         if self.platform != "cpu":
             return None

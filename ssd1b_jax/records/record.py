@@ -60,7 +60,7 @@ def maker(model: Record, device: Record, dtypes: Mapping[str, Any], per_device: 
 
 @functools.cache
 def _machine() -> Record:
-    """The kind of processor and the cores that the process may use, on which a CPU's pixels depend."""
+    """The kind of processor, on which a CPU's pixels depend, and the cores that the process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
