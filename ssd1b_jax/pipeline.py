@@ -207,7 +207,7 @@ class Pipeline:
 
     def remake(self, request: Request, *, row: int = 0, on_progress: OnProgress | None = None) -> Result:
         """Make one picture in a given row of a device's batch, which its record names where there are several."""
-        [(_, result)] = Stream(self.queue, self._planner, [request], on_progress, row).outcomes(True)
+        [(_, result)] = Stream(self.queue, self._planner, as_requests([request]), on_progress, row).outcomes(True)
         if isinstance(result, Error):
             raise result
         return result

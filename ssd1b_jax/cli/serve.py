@@ -56,9 +56,7 @@ def _run(arguments: argparse.Namespace) -> None:
     for name in ("dtype", "per_device"):
         SETTINGS[name].check(getattr(arguments, name))
     service = Service(arguments.model, _options(arguments))
-    loras = {Path(file).stem: file for file in arguments.lora}
-    if len(loras) < len(arguments.lora):
-        raise RequestError("two LoRAs have one name: rename one of the files")
+    loras = settings.by_stem(arguments.lora)
 
     def load():
         from ssd1b_jax.pipeline import Pipeline  # imports JAX

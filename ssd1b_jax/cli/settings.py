@@ -4,7 +4,7 @@ They are read from the rows of `settings`: a new setting is an option without a 
 """
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +109,14 @@ def keep(path: Path, *inputs: str | Path | None) -> None:
 
 
 def lora_files(arguments: argparse.Namespace) -> dict[str, str]:
-    """Each LoRA's file by the name that requests call it by: the file's own without suffix."""
-    files = {}
-    for file, _ in arguments.loras or ():
+    """Each LoRA's file by the name that requests call it by."""
+    return by_stem(file for file, _ in arguments.loras or ())
+
+
+def by_stem(paths: Iterable[str]) -> dict[str, str]:
+    """LoRA files by their names without suffix. Raises RequestError for two of one name."""
+    files: dict[str, str] = {}
+    for file in paths:
         name = Path(file).stem
         if name in files:
             raise RequestError(f"two LoRAs are named {name!r}: rename one of the files")

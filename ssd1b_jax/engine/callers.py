@@ -108,7 +108,7 @@ class Stream:
                 return
             self._taken += 1
             try:
-                job = self._planner.plan(_checked(index, request))
+                job = self._planner.plan(request)
             except Error as error:
                 failed.append((index, error))
                 continue
@@ -180,9 +180,3 @@ def failure(failures: list[tuple[int, Error]]) -> Error:
     if len(failures) > MOST_NAMED:
         named.append(f"and {len(failures) - MOST_NAMED} more")
     return kind("; ".join(named))
-
-
-def _checked(index: int, request: Request) -> Request:
-    if not isinstance(request, Request):
-        raise RequestError(f"request {index + 1} must be a Request, got {type(request).__name__}")
-    return request

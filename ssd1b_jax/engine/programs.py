@@ -89,14 +89,15 @@ class Programs:
         if name == "prepare":
             return params, batch
         slots = self._slots(params, batch)
-        row = self._spread(jax.ShapeDtypeStruct((), jnp.int32))
+        chosen = self._spread(jax.ShapeDtypeStruct((), jnp.bool_))
         if name == "put":
-            return (), slots, slots, row
+            return (), slots, slots, chosen
         if name == "put_latents":
-            return (), slots.state.latents, slots.state.latents, row
+            return (), slots.state.latents, slots.state.latents, chosen
         if name == "decode":
             return dict(vae=params["vae"]), slots.state.latents
-        return dict(unet=params["unet"]), slots.state, slots.fixed, Steps(row, row)
+        call = self._spread(jax.ShapeDtypeStruct((), jnp.int32))
+        return dict(unet=params["unet"]), slots.state, slots.fixed, Steps(call, call)
 
     def _slots(self, params: dict, batch: Inputs) -> Slots:
         mapped = self.devices.map(_fresh(self.stages.prepare))

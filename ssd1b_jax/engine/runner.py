@@ -9,7 +9,7 @@ from ssd1b_jax.engine import programs
 from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.programs import Programs
-from ssd1b_jax.engine.slots import Block, Entry, Grid, Lane, Outbox, Place, no_rows
+from ssd1b_jax.engine.slots import Block, Entry, Grid, Lane, Outbox, Place, taken
 from ssd1b_jax.engine.stages import Steps
 
 
@@ -40,7 +40,7 @@ class Runner:
         params = self.adapters.params(dict(group.loras))
         slots, finite = self.run("prepare", group.program, params, self.devices.split(inputs))
         block = Block(slots, grid)
-        for device, row, entry in block.places():
+        for entry, device, row in taken(grid):
             entry.picture, entry.notes = entry.inputs.picture, entry.inputs.notes
             entry.inputs = None
             entry.finite.append((finite, device, row))
@@ -79,39 +79,36 @@ class Runner:
 
     def collect(self, program: Program, outbox: Outbox, block: Block, entries: Sequence[Entry]) -> None:
         """Move the latents of pictures that are done to the outbox, and free their rows."""
-        take = no_rows(self.count, self.width)
+        chosen = np.zeros((self.count, self.width), bool)
         for entry in entries:
             _, device, row = entry.place
-            take[device, row] = row
+            chosen[device, row] = True
             outbox.grid[device][row] = entry
             block.remove(entry)
         latents = block.slots.state.latents
-        outbox.latents = self.run("put_latents", program, (), outbox.latents, latents, take)
+        outbox.latents = self.run("put_latents", program, (), outbox.latents, latents, chosen)
 
     def decode(self, program: Program, latents, grid: Grid):
         """Pixels of latents, on the devices; tells each picture of the grid where its `finite` are."""
         params = dict(vae=self.adapters.params({})["vae"])
         pixels, finite = self.run("decode", program, params, latents)
-        for device, rows in enumerate(grid):
-            for row, entry in enumerate(rows):
-                if entry is not None:
-                    entry.finite.append((finite, device, row))
+        for entry, device, row in taken(grid):
+            entry.finite.append((finite, device, row))
         return pixels
 
     def _exchange(self, program: Program, target: Block, source: Block, moving: Sequence[Entry]) -> None:
         """Swap pictures of `source` with what is in their rows of `target`."""
-        into, out_of = no_rows(self.count, self.width), no_rows(self.count, self.width)
+        into, out_of = np.zeros((2, self.count, self.width), bool)
         pairs = []
         for entry in moving:
             _, device, row = entry.place
             other = target.grid[device][row]
-            into[device, row] = row
-            if other is not None:
-                out_of[device, row] = row
+            into[device, row] = True
+            out_of[device, row] = other is not None
             pairs.append((entry, other))
         old = target.slots
         target.slots = self.run("put", program, (), old, source.slots, into)
-        if (out_of >= 0).any():
+        if out_of.any():
             source.slots = self.run("put", program, (), source.slots, old, out_of)
         for entry, other in pairs:
             _, device, row = entry.place

@@ -105,18 +105,11 @@ class Block:
     def __init__(self, slots: Slots, grid: Grid):
         self.slots = slots
         self.grid = grid
-        for device, row, entry in self.places():
+        for entry, device, row in taken(grid):
             entry.place, entry.row = Place(self, device, row), row
 
-    def places(self) -> Iterator[tuple[int, int, Entry]]:
-        """Device, row and picture of each row that is not free."""
-        for device, rows in enumerate(self.grid):
-            for row, entry in enumerate(rows):
-                if entry is not None:
-                    yield device, row, entry
-
     def entries(self) -> list[Entry]:
-        return [entry for _, _, entry in self.places()]
+        return [entry for entry, _, _ in taken(self.grid)]
 
     def remove(self, entry: Entry) -> None:
         """Free the picture's row."""
@@ -133,7 +126,7 @@ class Outbox:
         self.age = 0
 
     def entries(self) -> list[Entry]:
-        return [entry for rows in self.grid for entry in rows if entry is not None]
+        return [entry for entry, _, _ in taken(self.grid)]
 
     def has_room(self, lanes: Iterable[Lane]) -> bool:
         """Whether these rows are free."""
@@ -144,9 +137,12 @@ class Outbox:
         return not any(None in rows for rows in self.grid)
 
 
-def no_rows(devices: int, width: int) -> np.ndarray:
-    """A `take` of `stages.put` that moves nothing."""
-    return np.full((devices, width), -1, np.int32)
+def taken(grid: Grid) -> Iterator[tuple[Entry, int, int]]:
+    """Picture, device and row of each row that is not free."""
+    for device, rows in enumerate(grid):
+        for row, entry in enumerate(rows):
+            if entry is not None:
+                yield entry, device, row
 
 
 def look(place: tuple[Any, int, int], vae: VAEConfig) -> np.ndarray | None:

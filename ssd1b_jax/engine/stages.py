@@ -225,13 +225,12 @@ class Stages:
         return pixels, {"UNet": _finite(latents), "VAE decoder": _finite(image)}
 
 
-def put(params, rows: Slots | Latents, source: Slots | Latents, take: Int[Array, " batch"]) -> Slots | Latents:
-    """`rows`, with row `take[i]` of `source` as row i where that is not negative. There are no parameters."""
+def put(params, rows: Slots | Latents, source: Slots | Latents, chosen: Bool[Array, " batch"]) -> Slots | Latents:
+    """`rows`, with those of `source` in their places that are chosen. There are no parameters."""
 
     def moved(axis: int, old: Array, new: Array) -> Array:
-        new = jnp.take(new, jnp.maximum(take, 0), axis=axis)
         shape = (1,) * axis + (-1,) + (1,) * (old.ndim - axis - 1)
-        return jnp.where((take >= 0).reshape(shape), new, old)
+        return jnp.where(chosen.reshape(shape), new, old)
 
     if not isinstance(rows, Slots):
         return moved(0, rows, source)

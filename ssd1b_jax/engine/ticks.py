@@ -15,7 +15,7 @@ import jax
 from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.runner import Runner
 from ssd1b_jax.engine.scheduler import Scheduler
-from ssd1b_jax.engine.slots import Block, Entry, Lane, Outbox
+from ssd1b_jax.engine.slots import Block, Entry, Lane, Outbox, taken
 
 DEPTH = 2  # calls of stages that the devices have before them
 MAX_BLOCKS = 6  # in the devices' memory
@@ -60,6 +60,10 @@ class Ticks:
     def capacity(self) -> int:
         return self.runner.count * self.runner.width
 
+    @property
+    def _can_prepare(self) -> bool:
+        return sum(map(len, self.blocks.values())) < MAX_BLOCKS
+
     def step(self, order: Sequence[Entry]) -> bool:
         """Give the devices their next calls. False where there is nothing for them, and nothing that they have."""
         group = self._choose(order)
@@ -98,8 +102,7 @@ class Ticks:
 
     def _choose(self, order: Sequence[Entry]) -> Group | None:
         """The group to run: it changes where another one is more urgent, or has waited for a turn."""
-        can_prepare = sum(map(len, self.blocks.values())) < MAX_BLOCKS
-        able = [entry for entry in order if entry.place is not None or (entry.is_ready and can_prepare)]
+        able = [entry for entry in order if entry.place is not None or (entry.is_ready and self._can_prepare)]
         if not able:
             return None
         lead = able[0]
@@ -114,24 +117,23 @@ class Ticks:
         A whole block costs as much as one picture of it, so pictures that are being read are waited for.
         """
         ready = [entry for entry in entries if entry.is_ready][: self.capacity]
-        if not ready or sum(map(len, self.blocks.values())) >= MAX_BLOCKS:
+        if not ready or not self._can_prepare:
             return
         is_reading = any(entry.is_reading for entry in entries)
         if is_reading and len(ready) < self.capacity:
             return
-        dealt = self._deal(entries)
+        dealt = self._deal(ready, entries)
         if dealt:
             block, finite = self.runner.prepare(group, dealt)
             self.blocks.setdefault(group, []).append(block)
             self._fly(finite, dict.fromkeys(block.entries(), 0))
 
-    def _deal(self, entries: Sequence[Entry]) -> dict[Lane, Entry]:
-        """Lanes for pictures that are ready, of all pictures in order. None if all are busy and no picture is urgent.
+    def _deal(self, ready: Sequence[Entry], entries: Sequence[Entry]) -> dict[Lane, Entry]:
+        """Lanes for the pictures that are ready, of all in order. None if all are busy and no picture is urgent.
 
         A lane is busy with a picture of each kind of call, and gets one more to go on with. Where a lane is free the
         longest picture takes the one with the least work.
         """
-        ready = [entry for entry in entries if entry.is_ready]
         placed = [entry for entry in entries if entry.place is not None]
         lanes: dict[Lane, list[Entry]] = {lane: [] for lane in self.runner.lanes}
         for entry in placed:
@@ -235,12 +237,7 @@ class Ticks:
 
     def _send(self, program: Program, latents, grid) -> None:
         pixels = self.runner.decode(program, latents, grid)
-        places = [
-            (entry, device, row)
-            for device, rows in enumerate(grid)
-            for row, entry in enumerate(rows)
-            if entry is not None
-        ]
+        places = [*taken(grid)]
         self._fly(pixels, {entry: entry.job.calls for entry, _, _ in places})
         self.flights[-1].landed = lambda: self.finish(pixels, places)
 

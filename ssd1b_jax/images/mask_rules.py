@@ -12,8 +12,6 @@ Which rule was taken stands in a note, unless it is the first.
 From the middle up grey counts as white; of much grey there is a note.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from jaxtyping import Bool, UInt8
 
@@ -26,15 +24,7 @@ FLAT_COLOURS = 4  # at most, of what was painted with a brush and not a camera
 DARK, LIGHT = 16, 239  # beyond them is no grey
 
 
-class Mask(NamedTuple):
-    """A mask that was read; `sha256` is as in `reading.Loaded`."""
-
-    pixels: Pixels
-    notes: tuple[str, ...]
-    sha256: str
-
-
-def read(source: reading.Source) -> Mask:
+def read(source: reading.Source) -> reading.Loaded:
     """Read a mask by the rules above. Raises ImageError."""
     layers = reading.load_layers(source)
     notes = [*layers.notes]
@@ -44,7 +34,7 @@ def read(source: reading.Source) -> Mask:
         pixels = in_white(_transparent(layers.pixels, layers.alpha >= 128, notes))
     if np.mean((pixels.max(-1) > DARK) & (pixels.min(-1) < LIGHT)) > GREY:
         notes.append("its grey parts count as white from the middle up, and as black below")
-    return Mask(pixels, tuple(notes), layers.sha256)
+    return reading.Loaded(pixels, tuple(notes), layers.sha256)
 
 
 def _opaque(pixels: Pixels, notes: list[str]) -> Pixels:

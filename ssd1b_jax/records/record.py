@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 
 from ssd1b_jax import images, settings
-from ssd1b_jax.images import mask_rules
 
 FORMAT = 1
 KEY = "ssd1b"
@@ -94,7 +93,7 @@ def with_pixels(record: Mapping[str, Any], pixels: images.Pixels) -> Record:
     return {**record, "pixels": dict(sha256=images.sha256(pixels), width=width, height=height)}
 
 
-def source(source: images.Source, loaded: images.Loaded | mask_rules.Mask) -> Record:
+def source(source: images.Source, loaded: images.Loaded) -> Record:
     """The part of a record for one of the request's pictures."""
     name = Path(source).name if isinstance(source, str | os.PathLike) else None
     height, width, _ = loaded.pixels.shape

@@ -19,6 +19,7 @@ from ssd1b_jax.server import a1111_lists, answers, fields, masks
 from ssd1b_jax.server.bodies import BodyError, decode_picture
 from ssd1b_jax.server.fields import Fields
 from ssd1b_jax.server.job import Job
+from ssd1b_jax.server.options import MAX_SIDE
 from ssd1b_jax.server.pictures import Picture, check_input
 from ssd1b_jax.server.service import Service
 from ssd1b_jax.settings import named
@@ -208,8 +209,8 @@ def _sampler(payload: Payload) -> str:
 def _size(payload: Payload) -> tuple[int, int]:
     for name in ("width", "height"):
         value = getattr(payload, name)
-        if not 1 <= value <= a1111_lists.MAX_SIDE:
-            raise BodyError(f"{name} must be from 1 to {a1111_lists.MAX_SIDE}, got {value}", field=name)
+        if not 1 <= value <= MAX_SIDE:
+            raise BodyError(f"{name} must be from 1 to {MAX_SIDE}, got {value}", field=name)
     return payload.width, payload.height
 
 

@@ -12,7 +12,6 @@ from ssd1b_jax.server import answers
 from ssd1b_jax.server.service import Service
 
 BASE = "/sdapi/v1"
-MAX_SIDE = 4096
 EMPTY = (
     "upscalers",
     "latent-upscale-modes",

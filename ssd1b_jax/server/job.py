@@ -47,7 +47,7 @@ class Job:
     async def _run(self) -> None:
         try:
             for ticket in self._tickets:
-                self.pictures.append(await self._finish(await wait(ticket)))
+                self.pictures.append(await self._finish(await ticket))
         except Error as error:
             self.error = _bare(error)
         except Exception as error:
@@ -123,28 +123,6 @@ class Job:
         while self.ended is None:
             yield
             await asyncio.wait((self.task,), timeout=LOOK_SECONDS)
-
-    async def previews(self) -> AsyncIterator[np.ndarray]:
-        """Each new preview that is seen, until the job has ended."""
-        seen = None
-        async for _ in self.looks():
-            if seen != (calls := self.calls_done) and (pixels := self.preview) is not None:
-                seen = calls
-                yield pixels
-
-
-async def wait(ticket: Any) -> Result:
-    """The ticket's result. Raises what the ticket failed with."""
-    loop = asyncio.get_running_loop()
-    done = loop.create_future()
-
-    def settle() -> None:
-        if not done.done():
-            done.set_result(None)
-
-    ticket.add_done_callback(lambda _: loop.call_soon_threadsafe(settle))
-    await done
-    return ticket.result(timeout=0)
 
 
 async def _disconnected(request: HTTPRequest) -> None:

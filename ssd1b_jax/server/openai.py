@@ -16,7 +16,7 @@ from ssd1b_jax.server import answers, fields, masks
 from ssd1b_jax.server.bodies import BodyError, only
 from ssd1b_jax.server.fields import Fields
 from ssd1b_jax.server.job import Job
-from ssd1b_jax.server.options import Size
+from ssd1b_jax.server.options import MAX_SIDE, Size
 from ssd1b_jax.server.pictures import Picture, Sizing
 from ssd1b_jax.server.service import Service
 
@@ -24,7 +24,6 @@ PREFIXES = ("/v1/images", "/v1/models", "/v1/files", "/v1/batches")
 IMAGES = ("image", "image[]")
 WITHOUT_EFFECT = ("quality", "user", "model", "background", "input_fidelity", "moderation", "style")
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-MAX_SIDE = 4096
 MAX_PARTIAL = 3
 USAGE = {
     "input_tokens": 0,

@@ -11,6 +11,7 @@ from ssd1b_jax.errors import RequestError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 MIN_KEY = 8  # characters
+MAX_SIDE = 4096  # pixels, of a size that another interface asks for
 
 Size = tuple[int, int]  # width, height
 
