@@ -10,7 +10,7 @@ import jax
 from ssd1b_jax import records
 from ssd1b_jax.checkpoints import lora
 from ssd1b_jax.checkpoints.model_folder import TOKENIZERS, Manifest, Model, check_dtype, load_model, verify
-from ssd1b_jax.engine import programs
+from ssd1b_jax.engine import programs, width
 from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.callers import OnProgress, Outcome, Progress, Stream, failure
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
@@ -27,6 +27,7 @@ from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 from ssd1b_jax.request import Request, as_requests, check_names, repeat
 from ssd1b_jax.result import Result
 from ssd1b_jax.settings.fields import RequestFields
+from ssd1b_jax.settings.options import AUTO
 
 __all__ = ["Pipeline", "Progress", "planner"]
 
@@ -77,19 +78,21 @@ class Pipeline:
         *,
         dtype: str | None = None,
         devices: Sequence[jax.Device] | Devices | None = None,
-        per_device: int = 1,
+        per_device: int | Literal["auto"] = 1,
         loras: Mapping[str, str | Path] = MappingProxyType({}),
         requests: Iterable[Request] = (),
     ) -> "Pipeline":
         """Load the embedded model "emoji", or a folder that `ssd1b convert` wrote.
 
-        `dtype` is float32 on a CPU and bfloat16 elsewhere unless given. `loras` are files by name, as for
-        `load_lora`. The programs that `requests` run are compiled while the weights are read, so that the first
-        picture is there sooner; their pictures are not read. Raises ModelError for a folder that is missing, damaged
-        or foreign, and before weights are read what `load_lora` raises, and RequestError as `generate` does.
+        `dtype` is float32 on a CPU and bfloat16 elsewhere unless given. `per_device` "auto" is the number that makes
+        the most pictures in a second: it is measured the first time, and kept; see `engine.width`. `loras` are files
+        by name, as for `load_lora`. The programs that `requests` run are compiled while the weights are read, so that
+        the first picture is there sooner. Raises ModelError for a folder that is missing, damaged or foreign, and
+        before weights are read what `load_lora` raises, and RequestError and ImageError as `generate` does.
         """
         enable_compilation_cache()
-        placed = _devices(devices, per_device)
+        is_open = per_device == AUTO
+        placed = _devices(devices, 1 if is_open else per_device)
         if dtype is None:
             dtype = "float32" if placed.platform == "cpu" else "bfloat16"
         check_dtype(dtype, RequestError)
@@ -97,10 +100,15 @@ class Pipeline:
         for path in loras.values():
             lora.read(path, manifest.config)
         dtypes = part_dtypes(manifest.config, dtype)
+        if is_open and (known := width.kept(manifest.config, dtypes, placed)):
+            is_open, placed = False, Devices(placed.devices, known)
         plans = planner(manifest)
         compiled = programs.shared(manifest.config, dtypes, placed)
-        with beside(_compile(compiled, plans.keep(requests))):
+        jobs = plans.keep(requests)
+        with beside(_compile(compiled, () if is_open else jobs)):
             loaded = load_model(manifest, dtype=dtypes, sharding=placed.replicated, platform=placed.platform)
+        if is_open:
+            placed = Devices(placed.devices, width.measure(manifest.config, dtypes, placed, loaded.params))
         pipe = cls(loaded, devices=placed, _planner=plans)
         for name, path in loras.items():
             pipe.load_lora(path, name)

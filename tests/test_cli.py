@@ -20,6 +20,7 @@ from ssd1b_jax import cli, images, pipeline, records, settings
 from ssd1b_jax.checkpoints.safetensors import write_safetensors
 from ssd1b_jax.cli import settings as options
 from ssd1b_jax.cli.settings import of_request
+from ssd1b_jax.engine import jobs
 from ssd1b_jax.errors import DeviceError, NonFiniteError
 from ssd1b_jax.images import writing
 from ssd1b_jax.models import PARTS
@@ -41,11 +42,26 @@ def no_model(monkeypatch):
     monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("loaded a model"))
 
 
-def test_img2img_writes_the_picture_and_says_what_it_did(capsys, tiny_folder, here):
+def counted(monkeypatch, owner, name: str) -> list:
+    """What a function is called with from now on."""
+    calls, function = [], getattr(owner, name)
+
+    def counting(*arguments, **options):
+        calls.append(arguments)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, counting)
+    return calls
+
+
+def test_img2img_writes_the_picture_and_says_what_it_did(capsys, tiny_folder, here, monkeypatch):
+    decoded = counted(monkeypatch, images, "load")
+    tokenized = counted(monkeypatch, jobs.prompts, "encode")
     code, out, err = run(
         capsys, "img2img", "in.png", "a cat", "-o", "out.png", "--model", tiny_folder, "--seed", 0, "--strength", 0.7
     )
     assert code == 0 and err == ""
+    assert len(decoded) == 1 and len(tokenized) == 4, "the input once, both prompts once for each encoder"
     assert re.fullmatch(
         r"out\.png: 32 x 32, 4 of 6 steps \(euler\), strength 0\.7, guidance 3, seed 0, \d+\.\d s\n", out
     )

@@ -22,8 +22,9 @@ def add(commands) -> None:
         "of its own. Needs the serve extra.",
     )
     parser.set_defaults(command=_run)
-    for name in ("model", "dtype", "per_device"):
+    for name in ("model", "dtype"):
         settings.add_row(parser, SETTINGS[name])
+    settings.add_width(parser, default=SETTINGS["per_device"].default)
     add = parser.add_argument
     add("--lora", action="append", default=[], metavar="FILE", help="a LoRA that callers may use by the file's name")
     add("--host", default="127.0.0.1", help="the address to listen at (default: 127.0.0.1, for this machine only)")
@@ -53,8 +54,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from ssd1b_jax.server import logs, serving
     from ssd1b_jax.server.service import Service
 
-    for name in ("dtype", "per_device"):
-        SETTINGS[name].check(getattr(arguments, name))
+    SETTINGS["dtype"].check(arguments.dtype)
     service = Service(arguments.model, _options(arguments))
     loras = settings.by_stem(arguments.lora)
 

@@ -13,6 +13,7 @@ from ssd1b_jax.errors import RequestError
 from ssd1b_jax.records import Output
 from ssd1b_jax.settings import GROUPS, Setting
 from ssd1b_jax.settings.kinds import Choice, Number, Pair, Scales, Switch
+from ssd1b_jax.settings.options import AUTO
 
 
 def add(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
@@ -53,6 +54,21 @@ def add_row(place: Any, row: Setting) -> None:
     place.add_argument(row.flag, help=f"{words}{_default_words(row)}", **options)
 
 
+def add_width(parser: argparse.ArgumentParser, default: int | str) -> None:
+    """The setting `per_device`, of a command that may measure it."""
+    row = settings.SETTINGS["per_device"]
+
+    def width(text: str) -> int | str:
+        try:
+            return text if text == AUTO else row.check(int(text))
+        except ValueError:
+            allowed = f"{AUTO} or {row.kind.allowed}"
+            raise argparse.ArgumentTypeError(f"must be {allowed}, got {text!r}") from None
+
+    words = f"{row.words}; {AUTO} is the number that makes most in a second, measured once and kept"
+    parser.add_argument(row.flag, type=width, default=default, metavar="N", help=f"{words} (default: {default})")
+
+
 def _default_words(row: Setting) -> str:
     if row.absent:
         return f" (default: {row.absent})"
@@ -81,14 +97,14 @@ def given(arguments: argparse.Namespace, owner: settings.Owner) -> dict[str, Any
 
 
 def check(arguments: argparse.Namespace, output: Output, path: Path) -> None:
-    """Raise what can be wrong but the Request, before a model is looked at."""
+    """Raise what can be wrong but the Request, before a model is looked at. Pictures are not decoded yet."""
     from ssd1b_jax.checkpoints import lora
 
     for name, value in given(arguments, "pipeline").items():
         settings.SETTINGS[name].check(value)
     check_files(arguments, output, path)
     for picture in filter(None, (arguments.image, arguments.mask)):
-        images.load(picture)
+        images.probe(picture)
     for file in lora_files(arguments).values():
         lora.find(file)
 

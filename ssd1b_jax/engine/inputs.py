@@ -25,7 +25,8 @@ class HostInputs(NamedTuple):
 
 def read(job: Job, config: ModelConfig, pictures: Pictures) -> HostInputs:
     """Read a job's picture and draw its noise. Raises ImageError."""
-    request, picture = job.request, pictures.get(job.request)
+    request = job.request
+    picture = job.picture or pictures.get(request)
     shape = (*picture.remade.shape[:2], config.vae.latent_channels)
     source = noise.source(request.noise, request.seed)
     # Without an image nothing is encoded, so the first noise of a stream is the start's, as in diffusers.

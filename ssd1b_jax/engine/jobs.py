@@ -4,6 +4,7 @@ A job says what it runs: the programs, by their shapes, and the model calls, by 
 exactly before anything runs.
 """
 
+import dataclasses
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 
 from ssd1b_jax import prompts, samplers
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.engine.pictures import KEPT, Picture, Pictures
 from ssd1b_jax.prompts import Chunks, shorten
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 from ssd1b_jax.request import Request
@@ -51,7 +53,8 @@ class Job:
     """A resolved request, tokenized.
 
     `prompts` are the chunks of both encoders, of the negative prompt first where there is guidance. `spans` are its
-    model calls in order. `work` is their cost: a guided call counts 2, at the model's own size.
+    model calls in order. `work` is their cost: a guided call counts 2, at the model's own size. `picture` is there
+    where it was read already.
     """
 
     request: Request
@@ -61,6 +64,7 @@ class Job:
     prompts: tuple[tuple[Chunks, Chunks], ...]
     notes: tuple[str, ...]
     area: float
+    picture: Picture | None = None
 
     @property
     def calls(self) -> int:
@@ -86,10 +90,16 @@ class Planner:
         self._lock = threading.Lock()
 
     def keep(self, requests: Iterable[Request]) -> list[Job]:
-        """Plan requests that will be asked for soon; `plan` then gives the same job for the same object, once."""
-        jobs = []
+        """Plan requests that will be asked for soon; `plan` then gives the same job for the same object, once.
+
+        The first few pictures are read too. Raises RequestError and ImageError.
+        """
+        jobs, pictures, different = [], Pictures(self.config.vae.factor), set()
         for request in requests:
             job = self.plan(request)
+            if len(different) < KEPT:
+                job = dataclasses.replace(job, picture=pictures.get(job.request))
+                different.add(id(job.picture))
             with self._lock:
                 self._kept[id(request)] = request, job
             jobs.append(job)

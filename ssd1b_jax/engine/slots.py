@@ -4,6 +4,7 @@ A block has `devices x width` rows. A picture may change its block, but never it
 wait keeps its state where it is, and on a CPU the row decides how sums are rounded.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -96,6 +97,7 @@ class Entry(Work):
     def release(self) -> None:
         """Let go of all that only an unfinished picture needs; its ticket may be kept for long."""
         self.inputs = self.picture = self.denoised = self.watch = None
+        self.job = dataclasses.replace(self.job, picture=None)
         self.finite = []
 
 

@@ -9,6 +9,7 @@ from ssd1b_jax.settings.setting import Setting
 from ssd1b_jax.settings.types import DTYPES, FORMATS
 
 MAX_PER_DEVICE = 256
+AUTO = "auto"  # the `per_device` that makes most in a second
 
 OPTION_ROWS = (
     Setting(
