@@ -5,8 +5,12 @@ import os
 import tempfile
 from importlib.util import find_spec
 
-import jax
-import pytest
+# Processes that tests start, and those of pytest-xdist, find what another has compiled.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="ssd1b_jax-tests-")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Held against PyTorch throughout.
 if find_spec("torch") is None:
@@ -16,8 +20,6 @@ if find_spec("torch") is None:
     ]  # fmt: skip
 
 jax.config.update("jax_num_cpu_devices", 8)
-if jax.config.jax_compilation_cache_dir is None:
-    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="ssd1b_jax-tests-"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

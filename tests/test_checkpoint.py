@@ -177,6 +177,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, tokenizers):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_a_model_in_many_pieces_is_the_same(saved, tmp_path, tokenizers, monkeypatch):
     monkeypatch.setattr(orbax, "BATCH", 1000)
     told = []

@@ -135,7 +135,10 @@ def test_old_ckpt_files_are_refused_by_name(tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+HALVES = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float16", "bfloat16")]
+
+
+@pytest.mark.parametrize("dtype", ["float32", *HALVES])
 def test_there_and_back_is_bit_identical(folder, tmp_path, dtype, capsys):
     expected = {part: dict(read_part(folder, part)) for part in STEMS}
     source = folder

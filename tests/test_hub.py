@@ -125,6 +125,7 @@ def fetched(asked: list) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_fetched_and_converted(served, folder, tmp_path):
     address, asked, _ = served
     done = run(address, tmp_path / "cache", "o/tiny", str(tmp_path / "model"), "--dtype", "float16", "--revision", "v2")
@@ -143,6 +144,7 @@ def test_a_hub_id_is_fetched_and_converted(served, folder, tmp_path):
     assert again.returncode == 0 and fetched(asked) == []
 
 
+@pytest.mark.slow
 def test_what_was_cut_off_goes_on(served, tmp_path):
     """What had come whole is not fetched again; inside a large file, huggingface_hub goes on by itself."""
     address, asked, cut = served

@@ -113,6 +113,7 @@ def test_what_winograd_is_for(expected, platform, shape, changes):
     assert kernels.convolution(platform, shape, **dict(strides=1, padding=1, dtype=jnp.float32) | changes) is expected
 
 
+@pytest.mark.slow
 def test_a_network_laid_out_for_a_cpu_computes_the_same(monkeypatch):
     """With every 3x3 convolution as Winograd, in the structure that `abstract` says."""
     monkeypatch.setattr(kernels, "WINOGRAD_CHANNELS", 1)

@@ -90,10 +90,10 @@ def scheduler_of(config, name: str):
 
 FAST = [
     (dict(strength=0.6, negative_prompt="a cat"), "euler"),
-    (dict(strength=0.6, guidance_scale=1.0), "euler"),
     (dict(strength=0.6), "dpmpp_2m_karras"),
 ]
 SLOW = [
+    (dict(strength=0.6, guidance_scale=1.0), "euler"),
     (dict(strength=0.3), "euler"),
     (dict(strength=0.6), "euler"),
     (dict(strength=1.0), "euler"),

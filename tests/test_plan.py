@@ -43,6 +43,7 @@ def quiet(line: str) -> None:
     pass
 
 
+@pytest.mark.slow
 def test_the_shapes_that_are_planned_are_those_that_run(tiny_model, monkeypatch):
     pipe = Pipeline(tiny_model, devices=Devices(jax.devices()[:2], 2))
     called, run_stage = {}, pipe.runner.run

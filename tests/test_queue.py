@@ -90,6 +90,7 @@ def pixels(results) -> np.ndarray:
     return np.stack([result.pixels for result in results]).astype(int)
 
 
+@pytest.mark.slow
 def test_pictures_that_come_and_go_have_the_bits_that_they_have_alone(tiny_model):
     requests = [
         dataclasses.replace(request, noise="jax", scheduler=name)

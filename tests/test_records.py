@@ -262,6 +262,7 @@ def test_a_record_cannot_ask_for_a_row_that_is_not_there(capsys, result, here, r
     assert run(capsys, "replay", "a.json")[::2] == (2, f"error: a.json: its record cannot be followed: {sentence}\n")
 
 
+@pytest.mark.slow
 def test_a_picture_is_made_again_in_its_row(tiny_model, tiny_folder, here):
     pipe = Pipeline(tiny_model, devices=Devices(jax.devices()[:1], 2))
     made = pipe.generate(Request(image="in.png", **SETTINGS) for _ in range(2))
@@ -374,6 +375,7 @@ def test_what_is_made_again_never_replaces_what_it_was_made_from(capsys, result,
     assert (here / output).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_every_setting_is_made_again(capsys, pipe, here):
     """None of them at its default, and the mask not of the image's size."""
     mask = np.random.default_rng(1).integers(0, 2, (9, 5, 1), np.uint8)
@@ -411,6 +413,7 @@ def test_a_picture_without_an_input_is_made_again(capsys, pipe, here):
     assert run(capsys, "replay", "a.png") == (0, "a.png: made again, all pixels are identical\n", "")
 
 
+@pytest.mark.slow
 def test_a_picture_with_a_lora_is_made_again(capsys, tiny_folder, here):
     """All by the command line."""
     lora.write(here / "style.safetensors", lora.kohya(tiny.tiny_config()).items())

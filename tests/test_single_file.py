@@ -40,6 +40,7 @@ def named(parts):
     return checkpoints.single_tensors(CONFIG, parts)
 
 
+@pytest.mark.slow
 def test_three_layouts_give_one_model(tmp_path, folder, named):
     sources = [
         folder,
