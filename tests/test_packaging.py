@@ -26,7 +26,7 @@ def requirements(extra: str) -> list[Requirement]:
     listed = []
     for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
         if requirement.name == PROJECT["name"]:
-            listed += [inner for name in requirement.extras for inner in requirements(name)]
+            listed += [inner for name in sorted(requirement.extras) for inner in requirements(name)]
         else:
             listed.append(requirement)
     return listed
