@@ -29,7 +29,9 @@ from ssd1b_jax import (
 )
 from ssd1b_jax.engine import loop, programs, stages
 from ssd1b_jax.engine.devices import Devices
+from ssd1b_jax.engine.jobs import Program
 from ssd1b_jax.engine.queue import THREADS
+from ssd1b_jax.models import PARTS
 
 SAMPLERS = ("euler", "heun", "dpmpp_2m_karras", "unipc", "euler_a", "dpmpp_2m_sde", "dpm2_a", "lcm", "pndm", "ddim")
 
@@ -417,3 +419,16 @@ def test_programs_are_shared_and_bounded(tiny_model, compiled):
     second.generate([base()])
     assert compiled.count == 0 and second.runner.programs is first.runner.programs
     assert len(first.runner.programs._compiled) <= programs.MAX_PROGRAMS
+
+
+def test_programs_that_are_dropped_are_gone(tiny_model, monkeypatch):
+    monkeypatch.setattr(programs, "MAX_PROGRAMS", 1)
+    devices = pipeline(tiny_model, 1, 1).devices
+    dtypes = dict.fromkeys(PARTS, jnp.dtype(jnp.float32))
+    compiled = programs.Programs(tiny_model.config, dtypes, devices)
+    alive = []
+    for height in (16, 32, 48):
+        compiled.get("decode", Program(tiny.SIZE, height, guided=False, chunks=1, noise_rows=0))
+        gc.collect()
+        alive.append(len(jax.devices()[0].client.live_executables()))
+    assert alive[1:] == [alive[0]] * 2

@@ -17,6 +17,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ssd1b_jax.errors import DeviceError
 from ssd1b_jax.settings import SETTINGS
 
+try:
+    from jax._src.pmap import _cached_shard_map as kept_maps
+except ImportError:
+    kept_maps = None
+
 AXIS = "data"
 POOL_THREAD = "tf_XLAEigen"  # as the system lists a thread of XLA:CPU's pool
 
@@ -64,6 +69,16 @@ class Devices:
         in_axes = (None,) + (0,) * (len(names) - 1)
         donated = () if donate is None else (names.index(donate),)
         return jax.pmap(function, AXIS, in_axes=in_axes, devices=self.devices, donate_argnums=donated)
+
+    @staticmethod
+    def forget(mapped: Callable) -> None:
+        """Let JAX drop what it keeps of a mapped function: its traces, and the programs that were compiled of it.
+
+        A compiled program stays as long as it is referred to. JAX's own cache of maps never lets go by itself, since
+        what it keeps refers to the function that it is kept for; an internal function of JAX does it, where it is.
+        """
+        if hasattr(kept_maps, "evict_function"):
+            kept_maps.evict_function(mapped.__wrapped__)
 
     def replicate(self, params):
         """Place parameters, whole, on every device; shapes get the sharding."""

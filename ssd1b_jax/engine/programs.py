@@ -63,6 +63,7 @@ class Programs:
             if compiled is None:
                 stage = self.lowerable(name, program)
                 compiled = stage.mapped.lower(*stage.arguments).compile()
+                self.devices.forget(stage.mapped)
             self._compiled[key] = compiled
             self._compiled.move_to_end(key)
             while len(self._compiled) > MAX_PROGRAMS:
@@ -102,6 +103,7 @@ class Programs:
     def _slots(self, params: dict, batch: Inputs) -> Slots:
         mapped = self.devices.map(_fresh(self.stages.prepare))
         slots, _ = jax.eval_shape(mapped, params, batch)
+        self.devices.forget(mapped)
         return jax.tree.map(lambda x: self._placed(x.shape, x.dtype), slots)
 
     def _spread(self, one: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
