@@ -19,6 +19,9 @@ from ssd1b_jax.settings.types import Noise, Pair, ResizeMode, Size, Spacing, unc
 MAX_AREA = 4  # times the model's own; beyond, attention needs more memory than there is
 PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 PICTURES = ("image", "mask")
+SEEDS = ("seed", "variation_seed")
+DRAWN = -1  # as a seed, what None is: other programs write it so
+TORCH_SEED = 2**32 - 1  # the bits of a seed that torch reads
 _SIZES = ("original_size", "crops_coords_top_left", "target_size")
 _NEEDS_GUIDANCE = (
     "negative_prompt",
@@ -62,7 +65,7 @@ def check_names(names: Iterable[str], *others: str) -> None:
 @_with_sentences
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Request:
-    """One picture to make. None is the model's own default, or for a seed a drawn one.
+    """One picture to make. None is the model's own default, or for a seed (like -1) a drawn one.
 
     What each setting does, its range and its default stand in docs/settings.md, and in the rows of
     `settings.SETTINGS`. Values are checked by `resolve`. `image` and `mask` are paths, the bytes of a file,
@@ -151,13 +154,15 @@ class Request:
         Raises RequestError with one sentence. A resolved request resolves to itself.
         """
         defaults = dataclasses.asdict(config.defaults) | dict(timestep_spacing=config.schedule.timestep_spacing)
-        if self.seed is None:
+        drawn = {name for name in SEEDS if getattr(self, name) == DRAWN}
+        if self.seed is None or "seed" in drawn:
             defaults["seed"] = draw_seed()
         if self.image is None:
             if self.mask is not None:
                 raise RequestError("a mask is laid over an image: give the image too")
             defaults["strength"] = 1.0
-        filled = vars(self) | {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        given = vars(self) | dict.fromkeys(drawn)
+        filled = given | {name: value for name, value in defaults.items() if given[name] is None}
         checked = {row.name: row.check(filled[row.name]) for row in settings.of("request")}
         request = dataclasses.replace(self, **checked)
         if self.image is None and request.strength != 1:
@@ -200,6 +205,8 @@ class Request:
             notes.append("variation_seed has no effect at variation_strength 0")
         if not self.guided:
             notes += [f"{name} has no effect at guidance_scale 1" for name in _NEEDS_GUIDANCE if self._has(name)]
+        if self.noise == "torch" and self.seed > TORCH_SEED:
+            notes.append(f"torch's noise reads 32 bits of a seed: {self.seed} is {self.seed & TORCH_SEED} to it")
         return tuple(notes)
 
     def _has(self, name: str) -> bool:

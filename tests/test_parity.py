@@ -72,8 +72,8 @@ SCHEDULERS = {
     "dpm2_a": ("KDPM2AncestralDiscrete", {}),
     "ddim": ("DDIM", dict(clip_sample=False, set_alpha_to_one=False)),  # as the released config has it
     "ddpm": ("DDPM", dict(clip_sample=False)),
-    "lms": ("LMSDiscrete", {}),
-    "pndm": ("PNDM", dict(skip_prk_steps=True)),
+    "lms_diffusers": ("LMSDiscrete", {}),
+    "pndm_diffusers": ("PNDM", dict(skip_prk_steps=True)),
     "dpmpp_2m_karras": ("DPMSolverMultistep", dict(use_karras_sigmas=True)),
     "dpmpp_2m_sde": ("DPMSolverMultistep", dict(algorithm_type="sde-dpmsolver++")),
     "dpmpp_2s": ("DPMSolverSinglestep", {}),

@@ -291,3 +291,33 @@ def test_no_emphasis_changes_no_bit(dtype):
 def test_states_whose_mean_is_zero_stay_finite():
     hidden, weights = jnp.tile(jnp.array([1.0, -1.0]), (1, LENGTH, 1)), jnp.ones((1, LENGTH)).at[0, 1].set(2)
     np.testing.assert_array_equal(emphasize(hidden, weights), hidden * weights[..., None])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "notation"),
+    [
+        ("a red apple <lora:style:0.8>", "a LoRA's tag, '<lora:style:0.8>', which is taken as words: give the file"),
+        ("a red [apple:strawberry:0.5]", "prompt editing, '[apple:strawberry:0.5]'"),
+        ("a [:hat:.3] cat", "prompt editing, '[:hat:.3]'"),
+        ("a red [apple|strawberry]", "alternation, '[apple|strawberry]'"),
+        ("a red apple AND a green leaf", "a composition, 'AND'"),
+        ("a red __fruit__", "a wildcard, '__fruit__'"),
+        ("a {red|green} apple", "a choice, '{red|green}'"),
+        ("a red apple embedding:EasyNegative", "an embedding, 'embedding:EasyNegative'"),
+    ],
+)
+def test_a_notation_of_another_program_is_told(prompt, notation):
+    (note,) = prompts.notations.notes("prompt", prompt)
+    assert note.startswith(f"the prompt has {notation}")
+
+
+@pytest.mark.parametrize("prompt", ["a cat, (red:1.2) [dull] and a dog", "SAND and LAND", "snake_case {x}", "a: b"])
+def test_plain_prompts_have_no_notation_of_others(prompt):
+    assert prompts.notations.notes("prompt", prompt) == []
+
+
+@pytest.mark.parametrize("unit", ["[", "[a:", "{a|", "<lora:", "__a", "embedding:"])
+def test_the_time_to_look_for_notations_grows_with_the_length(unit):
+    began = time.perf_counter()
+    prompts.notations.notes("prompt", unit * 20_000)
+    assert time.perf_counter() - began < 2

@@ -52,7 +52,7 @@ def test_numbers_become_plain_python():
         (dict(guidance_scale=0.5), "guidance_scale must be from 1 (off) to 100, got 0.5"),
         (dict(guidance_scale=float("inf")), "guidance_scale must be from 1 (off) to 100, got inf"),
         (dict(guidance_rescale=-0.1), "guidance_rescale must be in [0, 1], got -0.1"),
-        (dict(seed=-1), "seed must be a whole number from 0 to 2**64 - 1, got -1"),
+        (dict(seed=-2), "seed must be a whole number from 0 to 2**64 - 1, got -2"),
         (dict(seed=2**64), f"seed must be a whole number from 0 to 2**64 - 1, got {2**64}"),
         (dict(guidance_scale=10**400), "guidance_scale must be from 1 (off) to 100, got inf"),
         (
@@ -76,7 +76,7 @@ def test_numbers_become_plain_python():
         (dict(guidance_interval=(0.5, 1.5)), "guidance_interval must be in [0, 1], got 1.5"),
         (dict(guidance_interval=0.5), "guidance_interval must be two numbers, got 0.5"),
         (dict(variation_strength=2), "variation_strength must be in [0, 1], got 2"),
-        (dict(variation_seed=-1), "variation_seed must be a whole number from 0 to 2**64 - 1, got -1"),
+        (dict(variation_seed=-2), "variation_seed must be a whole number from 0 to 2**64 - 1, got -2"),
         (dict(mask=3), "mask must be a path, bytes, a file, a Pillow image or an array, or None, got int"),
         (dict(mask_blur=2.5), "mask_blur must be a whole number of pixels up to 256, got 2.5"),
         (dict(original_size=1024), "original_size must be two numbers, got 1024"),
@@ -156,3 +156,14 @@ def test_without_an_image_the_picture_is_made_from_noise():
         Request(image=None, prompt="a cat", strength=0.5).resolve(tiny.tiny_config())
     with pytest.raises(RequestError, match="a mask is laid over an image: give the image too"):
         Request(image=None, prompt="a cat", mask=np.ones((8, 8), bool)).resolve(tiny.tiny_config())
+
+
+def test_minus_one_is_a_drawn_seed():
+    request = Request(image="a.png", prompt="", seed=-1, variation_seed=-1, variation_strength=0.2).resolve(ssd_1b())
+    assert 0 <= request.seed < 2**32 and 0 <= request.variation_seed < 2**32
+    assert Request(image="a.png", prompt="", variation_seed=-1).resolve(ssd_1b()).variation_seed is None
+
+
+def test_bits_that_torch_does_not_read_are_told():
+    request = Request(image="a.png", prompt="", seed=2**32 + 5, noise="torch").resolve(ssd_1b())
+    assert any(note.endswith("4294967301 is 5 to it") for note in request.notes)

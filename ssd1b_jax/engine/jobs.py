@@ -15,7 +15,7 @@ import numpy as np
 from ssd1b_jax import prompts, samplers
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine.pictures import KEPT, Picture, Pictures
-from ssd1b_jax.prompts import Chunks, shorten
+from ssd1b_jax.prompts import Chunks, notations, shorten
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 from ssd1b_jax.request import Request
 
@@ -142,6 +142,7 @@ class Planner:
         self, name: str, prompt: str | None, prompt_2: str | None, weighted: bool, notes: list[str]
     ) -> tuple[Chunks, Chunks]:
         texts = prompt or "", (prompt if prompt_2 is None else prompt_2) or ""
+        notes += [shorten(note, MAX_NOTE) for text in dict.fromkeys(texts) for note in notations.notes(name, text)]
         first, second = (
             prompts.encode(tokenizer, text, weighted=weighted)
             for tokenizer, text in zip(self.tokenizers, texts, strict=True)

@@ -54,6 +54,7 @@ class Ticks:
         self.running: set[Entry] = set()
         self.ticks = 0
         self.busy_seconds = 0.0
+        self._warm: set[tuple[Program, bool]] = set()
         self._landed_at = 0.0
 
     @property
@@ -167,7 +168,10 @@ class Ticks:
             denoised = self.runner.advance(group, block, stops, guided)
             self.ticks += 1
             self.turn += calls
-            work = calls * (1 + guided) * rows[0].job.area
+            # A program's first call is slower than any after it, so it tells nothing of the speed.
+            is_warm = (group.program, guided) in self._warm
+            self._warm.add((group.program, guided))
+            work = is_warm * calls * (1 + guided) * rows[0].job.area
             self._fly(denoised, stops, work)
             places = {entry: (denoised, entry.place.device, entry.place.row) for entry in rows}
             self.flights[-1].landed = lambda places=places: self._show(places)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssd1b_jax.samplers import SAMPLERS
+from ssd1b_jax import samplers
 
 
 def parameters(record: Mapping[str, Any]) -> str:
@@ -15,7 +15,7 @@ def parameters(record: Mapping[str, Any]) -> str:
     are two settings, ours is one.
     """
     request = record["request"]
-    sampler = SAMPLERS[request["scheduler"]]
+    sampler = samplers.row(request["scheduler"])
     varied = request.get("variation_strength") or None
     hashes = ", ".join(f"{name}: {lora['sha256'][:10]}" for name, lora in record["loras"].items())
     settings = {

@@ -27,9 +27,9 @@ FEW_STEPS = 15  # in fewer steps, diffusers' DEIS ends with a step of first orde
 def lms(run: Run) -> Calls:
     """Adams-Bashforth of fourth order in sigma (Hairer, Norsett & Wanner, Solving ODEs I, III.5).
 
-    For exploding latents. The order rises from 1, counted from the start of the full run. As in
-    diffusers, the steps that a strength skips count as taken with slope 0. That throws off the first
-    steps of image to image, less so the more steps there are. With exact steps none are skipped.
+    For exploding latents. The order rises from 1. Unless the grid restarts the run, the steps that a strength skips
+    count as taken with slope 0, as in diffusers: that throws off the first steps of image to image, less so the
+    more steps there are. With exact steps none are skipped.
     """
     sigmas = [now.sigma for now, _ in run.steps]
     for i, (now, to) in enumerate(run, run.first):
@@ -61,10 +61,9 @@ def pndm(run: Run) -> Calls:
 
     The first step takes two calls, like Heun's, in place of Runge-Kutta's four (skip_prk_steps).
 
-    diffusers lists the second timestep twice, and a strength below 1 cuts into that list. So the run
-    starts one step early; with one step to skip it starts on time, but measures from one step too high.
-    After the first step the model is told timesteps one step below those of its latents. All that is
-    kept, for parity. With exact steps nothing is cut.
+    diffusers lists the second timestep twice, and a strength below 1 cuts into that list. So, unless the grid restarts
+    the run, it starts one step early; with one step to skip it starts on time, but measures from one step too high,
+    and the model is told timesteps one step below those of its latents. With exact steps nothing is cut.
     """
     for i, (now, to) in enumerate(run):
         if i == 0:

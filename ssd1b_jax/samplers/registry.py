@@ -52,6 +52,7 @@ class Sampler:
 # The grids are those of diffusers' scheduler classes, at their defaults and SSD-1B's settings.
 _K = NoiseGrid()
 _K_KARRAS = NoiseGrid(karras=True)
+_K_RESTART = NoiseGrid(restart=True)
 _K_KARRAS_ROUNDED = NoiseGrid(karras=True, round_timesteps=True)
 _DDPM = NoiseGrid(round_timesteps=True)
 _DDIM = NoiseGrid(round_timesteps=True, fixed_stride=True, final_sigma="sigma_min")
@@ -96,12 +97,13 @@ _ROWS: dict[str, Sampler] = {
     ),
     "lms": Sampler(
         description="one call a step, fourth order: looks back on three steps",
-        update=lms, grid=_K, karras=_K_KARRAS, order=2,  # of fourth order once its first steps are over
+        update=lms, grid=_K_RESTART, karras=replace(_K_RESTART, karras=True),
+        order=2,  # of fourth order once its first steps are over
         label="LMS", segmind="LMS", diffusers="LMSDiscreteScheduler",
     ),
     "pndm": Sampler(
         description="ddim of fourth order, with one call more than steps; was Stable Diffusion's first default",
-        update=pndm, grid=replace(_DDIM, repeat_second=True), exploding=False, order=2,  # the same
+        update=pndm, grid=replace(_DDPM, repeat_second=True, restart=True), exploding=False, order=2,  # the same
         label="PLMS", segmind="PNDM", diffusers="PNDMScheduler",
     ),
     "dpmpp_2m": Sampler(
@@ -163,9 +165,22 @@ def _plain(name: str) -> str:
 
 SAMPLERS: dict[str, Sampler] = _with_karras(_ROWS)
 
+# Below strength 1 diffusers' LMS and PNDM leave noise in the picture. For its pixels, these do so too.
+AS_IN_DIFFUSERS: dict[str, Sampler] = {
+    "lms_diffusers": replace(_ROWS["lms"], grid=_K, label="LMS diffusers"),
+    "lms_diffusers_karras": replace(SAMPLERS["lms_karras"], grid=_K_KARRAS, label="LMS diffusers"),
+    "pndm_diffusers": replace(_ROWS["pndm"], grid=replace(_DDIM, repeat_second=True), label="PLMS diffusers"),
+}
+
+
+def row(name: str) -> Sampler:
+    """A sampler by any of its names. Raises RequestError."""
+    key = canonical(name)
+    return SAMPLERS[key] if key in SAMPLERS else AS_IN_DIFFUSERS[key]
+
 
 def canonical(name: str) -> str:
-    """The key in SAMPLERS of a sampler, by the name that Segmind, A1111, ComfyUI or diffusers has for it.
+    """The key of a sampler's row, by the name that Segmind, A1111, ComfyUI or diffusers has for it.
 
     Spelling is free: "DPM++ 2M Karras", "dpmpp-2m-karras". RequestError for a name that is no sampler's.
     """
@@ -179,5 +194,6 @@ def canonical(name: str) -> str:
 
 
 def _keys() -> dict[str, str]:
-    """The keys of SAMPLERS by all names."""
-    return {_plain(name): key for key, sampler in SAMPLERS.items() for name in (key, *sampler.names)}
+    """The keys of all rows by all names."""
+    names = {_plain(name): key for key, sampler in SAMPLERS.items() for name in (key, *sampler.names)}
+    return names | {_plain(key): key for key in AS_IN_DIFFUSERS}

@@ -32,6 +32,7 @@ class NoiseGrid:
     - `fixed_stride`: every step ends num_train_timesteps // steps below its start. Unless timesteps are
       leading, the next step starts elsewhere. diffusers' DDIM and PNDM do so; exact steps don't.
     - `repeat_second`: the second timestep stands twice, for PNDM's first step.
+    - `restart`: the steps that a strength leaves are a run of their own, as if nothing came before them.
     - `final_sigma`: the level after the last step, no noise or the least that was trained.
     """
 
@@ -41,6 +42,7 @@ class NoiseGrid:
     spacing: Literal["linspace", "consistency"] | None = None
     fixed_stride: bool = False
     repeat_second: bool = False
+    restart: bool = False
     final_sigma: Literal["zero", "sigma_min"] = "zero"
 
 
@@ -110,7 +112,7 @@ def spaced_timesteps(config: ScheduleConfig, num_inference_steps: int, grid: Noi
     if grid.round_timesteps:
         timesteps = timesteps.round()
     timesteps = timesteps[:steps]
-    return np.insert(timesteps, 1, timesteps[1:2]) if grid.repeat_second else timesteps
+    return np.insert(timesteps, 1, timesteps[1:2]) if grid.repeat_second and not grid.restart else timesteps
 
 
 def steps_to_run(num_inference_steps: int, strength: float) -> int:
@@ -165,8 +167,9 @@ def noise_levels(
         final_sigma = 0.0 if grid.final_sigma == "zero" else trained[0]
         next_timesteps = np.append(timesteps[1:], 0.0)
         next_sigmas = np.append(sigmas[1:], final_sigma)
-    return Steps(
-        timesteps=np.stack([timesteps, next_timesteps], axis=1),
-        sigmas=np.stack([sigmas, next_sigmas], axis=1),
-        first=first,
-    )
+    steps = np.stack([timesteps, next_timesteps], axis=1), np.stack([sigmas, next_sigmas], axis=1)
+    if grid.restart:
+        steps, first = tuple(ends[first:] for ends in steps), 0
+        if grid.repeat_second:
+            steps = tuple(np.insert(ends, 1, ends[1:2], axis=0) for ends in steps)
+    return Steps(*steps, first)

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ssd1b_jax.config import ScheduleConfig
-from ssd1b_jax.samplers.registry import SAMPLERS, canonical
+from ssd1b_jax.samplers.registry import row
 from ssd1b_jax.samplers.schedule import noise_levels, trained_sigmas
 from ssd1b_jax.samplers.symbols import INPUTS, REGISTERS, Run
 
@@ -75,11 +75,13 @@ def build(
     The table is that of diffusers' scheduler class at its defaults: solver_order 2, DDPM's variance
     fixed_small, DDIM's eta 0, LCM's original_inference_steps 50. It keeps the quirks, with these exceptions:
 
+    - `lms` and `pndm` begin at the first step that runs, and `pndm` ends without noise. diffusers' way, which leaves
+      noise in the picture, is `lms_diffusers` and `pndm_diffusers` (`registry.AS_IN_DIFFUSERS`).
     - Latents are never clipped. Clipping is meant for pixels.
     - `deis_karras` denoises in one step, where diffusers' stands still.
     - `schedule.spaced_timesteps` lists the edges at which timesteps differ.
     """
-    sampler = SAMPLERS[canonical(name)]
+    sampler = row(name)
     if timestep_spacing is not None:
         schedule_config = dataclasses.replace(schedule_config, timestep_spacing=timestep_spacing)
     path = noise_levels(schedule_config, sampler.grid, num_inference_steps, strength, exact_steps)
@@ -89,7 +91,7 @@ def build(
     matrices = np.zeros((len(calls), 1 + REGISTERS, INPUTS))
     for matrix, call in zip(matrices, calls, strict=True):
         matrix[: 1 + len(call.registers)] = call.latents, *call.registers
-    step_ends = [not call.trial for call in calls[:-1]]
+    steps = np.cumsum([0] + [not call.trial for call in calls[:-1]])
     after = [(call.to.alpha, call.to.sigma) for call in calls[:-1]]
     signal, sigma = calls[0].level.alpha, calls[0].level.sigma
     if from_noise:
@@ -100,10 +102,10 @@ def build(
         input_scales=np.array([call.level.input_scale for call in calls]),
         matrices=matrices,
         denoised=np.stack([call.level.denoised for call in calls]),
-        steps=np.cumsum([0] + step_ends),
+        steps=steps,
         draws=np.array([call.draws for call in calls]),
         after=np.array([*after, (1.0, 0.0)]),
         signal=signal,
         sigma=sigma,
-        steps_run=num_inference_steps - path.first,
+        steps_run=int(steps[-1]) + 1,
     )

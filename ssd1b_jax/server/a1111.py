@@ -11,10 +11,9 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ssd1b_jax import images
+from ssd1b_jax import images, samplers
 from ssd1b_jax.images.metadata import PARAMETERS
 from ssd1b_jax.records.a1111 import parameters
-from ssd1b_jax.samplers import SAMPLERS
 from ssd1b_jax.server import a1111_lists, answers, fields, masks
 from ssd1b_jax.server.bodies import BodyError, decode_picture
 from ssd1b_jax.server.fields import Fields
@@ -232,7 +231,7 @@ def _info(pictures: Sequence[Picture], payload: Payload, model: str) -> dict[str
         "subseed_strength": first["variation_strength"],
         "width": payload.width,
         "height": payload.height,
-        "sampler_name": SAMPLERS[first["scheduler"]].label,
+        "sampler_name": samplers.row(first["scheduler"]).label,
         "cfg_scale": first["guidance_scale"],
         "steps": first["num_inference_steps"],
         "batch_size": count,

@@ -81,7 +81,7 @@ REQUEST_ROWS = (
     Setting(
         name="seed",
         kind=_SEED,
-        words="the same seed gives the same picture",
+        words="the same seed gives the same picture; -1 draws one",
         group="basic",
         absent="drawn, and reported",
         metavar="N",
