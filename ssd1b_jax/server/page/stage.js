@@ -1,0 +1,114 @@
+// Where a picture appears: while it is made, when it is done, and against what it was.
+
+import { $, el, show } from "./dom.js";
+import { isSeed } from "./state.js";
+import { number, seconds, t } from "./text.js";
+
+const FITS = { crop: "cover", pad: "contain", stretch: "fill" };
+
+/** Put a file into an <img>, and let go of the one before. Resolves when it is on the screen. */
+export async function put(image, file) {
+  const before = image.dataset.url;
+  image.dataset.url = URL.createObjectURL(file);
+  image.src = image.dataset.url;
+  await image.decode().catch(() => null);
+  if (before) URL.revokeObjectURL(before);
+}
+
+/** Tells "shown" when another picture is shown. */
+export class Stage extends EventTarget {
+  item = null;
+
+  constructor(panel) {
+    super();
+    this.panel = panel;
+    $("divider").addEventListener("input", () => this.#divide());
+    $("compare").addEventListener("click", () => this.compare(!this.isComparing));
+  }
+
+  get isComparing() {
+    return $("compare").getAttribute("aria-pressed") === "true";
+  }
+
+  /** Show a picture that is done, with its actions and its settings. */
+  async show(item) {
+    this.item = item;
+    this.preview(null);
+    const image = $("after");
+    image.alt = t("made", { prompt: item.settings.prompt ?? "", seed: item.settings.seed });
+    await Promise.all([put(image, item.file), put($("before"), item.image)]);
+    if (this.item !== item) return;
+    $("before").style.objectFit = FITS[item.settings.resize_mode ?? "crop"];
+    this.#reveal(true);
+    this.#list(item);
+    this.dispatchEvent(new Event("shown"));
+  }
+
+  clear() {
+    this.item = null;
+    this.#reveal(false);
+    this.dispatchEvent(new Event("shown"));
+  }
+
+  #reveal(isShown) {
+    $("after").hidden = !isShown;
+    $("empty").hidden = isShown;
+    $("actions").hidden = $("facts").hidden = !isShown;
+    if (!isShown) this.compare(false);
+    this.#divide();
+  }
+
+  /** An address to show while the picture is made; null for the end of it. */
+  preview(address) {
+    $("stage").classList.toggle("preview", address !== null);
+    if (address === null) return;
+    this.compare(false);
+    this.item = null;
+    $("actions").hidden = $("facts").hidden = true;
+    $("after").src = address;
+    $("after").alt = t("preview");
+    $("after").hidden = false;
+    $("empty").hidden = true;
+  }
+
+  /** A fraction, or null for no progress. */
+  progress(fraction) {
+    $("progress").hidden = fraction === null;
+    $("progress").value = fraction ?? 0;
+  }
+
+  status(text) {
+    $("status").textContent = text;
+  }
+
+  compare(isOn) {
+    $("compare").setAttribute("aria-pressed", String(isOn));
+    $("divider").hidden = $("before").hidden = !isOn;
+    this.#divide();
+  }
+
+  #divide() {
+    const { value } = $("divider");
+    $("before").style.clipPath = `inset(0 ${100 - value}% 0 0)`;
+    $("stage").style.setProperty("--divide", `${value}%`);
+  }
+
+  #list({ settings, width, height, seconds: took, notes }) {
+    const { prompt, ...others } = settings;
+    const rows = [
+      [this.panel.title("prompt"), prompt],
+      ...Object.entries(others).map(([name, value]) => [this.panel.title(name), spelled(name, value)]),
+      ["", `${width} × ${height}, ${seconds(took)} s`],
+      ...notes.map((note) => ["", note]),
+    ];
+    $("facts").querySelector("dl").replaceChildren(
+      ...rows.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value ?? "" })]),
+    );
+    show($("empty"), null);
+  }
+}
+
+function spelled(name, value) {
+  if (typeof value === "number" && !isSeed(name)) return number(value);
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
