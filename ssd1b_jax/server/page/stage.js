@@ -24,6 +24,7 @@ export class Stage extends EventTarget {
     this.panel = panel;
     $("divider").addEventListener("input", () => this.#divide());
     $("compare").addEventListener("click", () => this.compare(!this.isComparing));
+    offer(false);
   }
 
   get isComparing() {
@@ -53,7 +54,7 @@ export class Stage extends EventTarget {
   #reveal(isShown) {
     $("after").hidden = !isShown;
     $("empty").hidden = isShown;
-    $("actions").hidden = $("facts").hidden = !isShown;
+    offer(isShown);
     if (!isShown) this.compare(false);
     this.#divide();
   }
@@ -64,7 +65,7 @@ export class Stage extends EventTarget {
     if (address === null) return;
     this.compare(false);
     this.item = null;
-    $("actions").hidden = $("facts").hidden = true;
+    offer(false);
     $("after").src = address;
     $("after").alt = t("preview");
     $("after").hidden = false;
@@ -106,6 +107,12 @@ export class Stage extends EventTarget {
     );
     show($("empty"), null);
   }
+}
+
+/** What can be done with a picture; the row keeps its height while there is none. */
+function offer(isShown) {
+  for (const button of $("actions").children) button.hidden = !isShown;
+  $("tray").hidden = $("facts").hidden = !isShown;
 }
 
 function spelled(name, value) {

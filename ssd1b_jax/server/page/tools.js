@@ -71,6 +71,7 @@ export class Tools {
     press($("unmask"), isErasing);
     $("palette").hidden = tool === "mask";
     $("mask-tools").hidden = tool !== "mask";
+    $("mask-help").hidden = tool !== "mask" || board.hasMask;
     $("fit").hidden = !board.isFitted;
     $("board").dataset.tool = tool;
     $("undo").disabled = !board.canUndo;
