@@ -24,7 +24,7 @@ export class Actions {
 
   async #restore(item) {
     this.settings.replace(item.settings);
-    await this.board.load(item.image);
+    await this.board.load(item.image, item.mask);
   }
 
   async #again(item) {

@@ -6,10 +6,13 @@ import { fit } from "./fit.js";
 const PAPER = "#ffffff";
 const SHORTEST = 512; // pixels of the longer side, at least
 const HISTORY = 24;
+const LARGEST = 20e6; // pixels of a file that is sent as it came
 const STRIPE = 14; // pixels between the mask's stripes
 
 function canvas(width, height) {
-  return Object.assign(document.createElement("canvas"), { width, height });
+  const made = Object.assign(document.createElement("canvas"), { width, height });
+  made.getContext("2d", { willReadFrequently: true });
+  return made;
 }
 
 function copy(of) {
@@ -52,14 +55,26 @@ export class Board extends EventTarget {
     this.#changed();
   }
 
-  /** Another picture, from a file. Raises what the browser raises for one that it can't read. */
-  async load(file, { keepMask = false } = {}) {
-    const bitmap = await createImageBitmap(file);
+  /** Another picture, from a file, and a mask over it. Raises what the browser raises for one that it can't read. */
+  async load(file, mask = null) {
+    const [bitmap, over] = await Promise.all([createImageBitmap(file), mask && createImageBitmap(mask)]);
     this.remember();
     this.source = { file, bitmap };
     fit(this.ink, bitmap, this.mode);
-    if (!keepMask) this.#eraseMask();
+    this.#eraseMask();
+    if (over) this.#layMask(over);
     this.#changed();
+  }
+
+  /** Take a mask in black and white: white becomes what is painted. */
+  #layMask(over) {
+    const { width, height } = this.mask;
+    const ink = this.mask.getContext("2d");
+    ink.drawImage(over, 0, 0, width, height);
+    const image = ink.getImageData(0, 0, width, height);
+    for (let at = 0; at < image.data.length; at += 4) image.data[at + 3] = image.data[at];
+    ink.putImageData(image, 0, 0);
+    this.hasMask = this.#isPainted();
   }
 
   refit(mode) {
@@ -123,7 +138,7 @@ export class Board extends EventTarget {
     Object.assign(ink, { lineCap: "round", lineJoin: "round", lineWidth: to.width, strokeStyle: color ?? "#fff" });
     ink.beginPath();
     ink.moveTo(from.x, from.y);
-    ink.lineTo(to.x, to.y);
+    ink.lineTo(to.x, to.y + (from === to ? 0.01 : 0)); // a line of no length would leave no dot
     ink.stroke();
     ink.globalCompositeOperation = "source-over";
     if (isMask) this.hasMask = true;
@@ -197,7 +212,8 @@ export class Board extends EventTarget {
   /** The files to send: { image, mask }; a picture nobody has drawn on as it came, unless a mask lies over it. */
   async files() {
     const mask = this.hasMask ? await file(this.#inBlackAndWhite()) : null;
-    if (this.source && !mask) return { image: this.source.file, mask };
+    const { file: own, bitmap } = this.source ?? {};
+    if (own && !mask && bitmap.width * bitmap.height < LARGEST) return { image: own, mask };
     this.#file ??= file(this.picture);
     return { image: await this.#file, mask };
   }

@@ -20,6 +20,7 @@ export function fit(ink, picture, mode) {
 
 function repeatBorders(ink, left, top, wide, high) {
   const { canvas } = ink;
+  ink.imageSmoothingEnabled = false;
   const [right, bottom] = [left + wide, top + high];
   if (left > 0) ink.drawImage(canvas, left, top, 1, high, 0, top, left, high);
   if (right < canvas.width) ink.drawImage(canvas, right - 1, top, 1, high, right, top, canvas.width - right, high);
@@ -27,4 +28,5 @@ function repeatBorders(ink, left, top, wide, high) {
   if (bottom < canvas.height) {
     ink.drawImage(canvas, 0, bottom - 1, canvas.width, 1, 0, bottom, canvas.width, canvas.height - bottom);
   }
+  ink.imageSmoothingEnabled = true;
 }

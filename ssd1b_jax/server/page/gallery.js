@@ -35,6 +35,16 @@ export class Gallery {
     this.#mark();
   }
 
+  /** The picture that a file is, to the byte; null for none. */
+  async find(file) {
+    const bytes = new Uint8Array(await file.arrayBuffer());
+    for (const item of this.#items.filter((each) => each.file.size === file.size)) {
+      const own = new Uint8Array(await item.file.arrayBuffer());
+      if (own.every((byte, at) => byte === bytes[at])) return item;
+    }
+    return null;
+  }
+
   remove(item) {
     const at = this.#items.indexOf(item);
     if (at >= 0) this.#items.splice(at, 1);

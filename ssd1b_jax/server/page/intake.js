@@ -7,8 +7,8 @@ import { IDEAS } from "./ideas.js";
 import { t, translate } from "./text.js";
 
 export class Intake {
-  constructor({ settings, board, stage }) {
-    Object.assign(this, { settings, board, stage });
+  constructor({ settings, board, gallery }) {
+    Object.assign(this, { settings, board, gallery });
     $("upload").addEventListener("click", () => $("file").click());
     $("file").addEventListener("change", (event) => {
       this.take(event.target.files[0]);
@@ -45,7 +45,7 @@ export class Intake {
     const found = await api.records(file).catch(() => null);
     if (!found?.source) return;
     this.settings.replace(found.settings);
-    if (found.pictures.image) await this.#load(api.fromBase64(found.pictures.image));
+    await this.#bringInput(file, found.pictures);
     const sentence = t(found.source === "a1111" ? "recalled.a1111" : "recalled");
     toast([sentence, ...found.notes].join(" "), t("recalled.other"), () => {
       this.settings.replace(before);
@@ -53,9 +53,16 @@ export class Intake {
     });
   }
 
-  async #load(file) {
+  /** The input that a picture was made from, where it is known here or in the picture's file. */
+  async #bringInput(file, { image, mask }) {
+    const item = await this.gallery.find(file);
+    if (item) await this.#load(item.image, item.mask);
+    else if (image) await this.#load(api.fromBase64(image), mask && api.fromBase64(mask));
+  }
+
+  async #load(file, mask = null) {
     try {
-      await this.board.load(file);
+      await this.board.load(file, mask);
       return true;
     } catch {
       toast(t("unreadable"));

@@ -77,7 +77,7 @@ async function begin(settings, intake) {
   const { example, ...first } = FIRST;
   await intake.start(example, Object.keys(found).length ? {} : first);
   if (Object.keys(found).length) settings.replace(found);
-  window.addEventListener("hashchange", () => settings.replace(settings.read(location.hash.slice(1))));
+  window.addEventListener("hashchange", (event) => settings.replace(settings.read(new URL(event.newURL).hash.slice(1))));
 }
 
 /** Look at a server that loads its model until it takes pictures. */

@@ -73,8 +73,7 @@ export class Tools {
     $("mask-tools").hidden = tool !== "mask";
     $("mask-help").hidden = tool !== "mask" || board.hasMask;
     $("fit").hidden = !board.isFitted;
-    $("board").dataset.tool = tool;
-    $("undo").disabled = !board.canUndo;
+        $("undo").disabled = !board.canUndo;
     $("redo").disabled = !board.canRedo;
     $("mask-clear").disabled = !board.hasMask;
     $("mask-invert").checked = settings.get("mask_invert");
