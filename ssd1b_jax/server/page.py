@@ -41,10 +41,12 @@ POLICY = {
     "form-action": "'none'",
     "frame-ancestors": f"'self' {FRAMES}",  # notebooks show the page in a frame
 }
-HEADERS = {
+DOCUMENT = {
     "content-security-policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
     "permissions-policy": "camera=(self)",
     "referrer-policy": "no-referrer",
+}
+HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",  # kept, and asked for by its ETag
     "vary": "accept-encoding",
@@ -137,7 +139,7 @@ class Page:
 
 def answer(request: HTTPRequest, file: File) -> Response:
     """A file, or 304 to a browser that has it."""
-    headers = HEADERS | {"etag": file.etag}
+    headers = HEADERS | {"etag": file.etag} | (DOCUMENT if file.media_type == "text/html" else {})
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     if file.packed and "gzip" in request.headers.get("accept-encoding", ""):

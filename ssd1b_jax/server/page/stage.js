@@ -1,6 +1,6 @@
 // Where a picture appears: while it is made, when it is done, and against what it was.
 
-import { $, el, show } from "./dom.js";
+import { $, el } from "./dom.js";
 import { isSeed } from "./state.js";
 import { number, seconds, t } from "./text.js";
 
@@ -24,6 +24,7 @@ export class Stage extends EventTarget {
     this.panel = panel;
     $("divider").addEventListener("input", () => this.#divide());
     $("compare").addEventListener("click", () => this.compare(!this.isComparing));
+    $("facts").addEventListener("toggle", () => { if ($("facts").open && this.item) this.#list(); });
     offer(false);
   }
 
@@ -37,11 +38,11 @@ export class Stage extends EventTarget {
     this.preview(null);
     const image = $("after");
     image.alt = t("made", { prompt: item.settings.prompt ?? "", seed: item.settings.seed });
-    await Promise.all([put(image, item.file), put($("before"), item.image)]);
+    await put(image, item.file);
     if (this.item !== item) return;
-    $("before").style.objectFit = FITS[item.settings.resize_mode ?? "crop"];
     this.#reveal(true);
-    this.#list(item);
+    if (this.isComparing) this.compare(true);
+    if ($("facts").open) this.#list();
     this.dispatchEvent(new Event("shown"));
   }
 
@@ -85,6 +86,10 @@ export class Stage extends EventTarget {
   compare(isOn) {
     $("compare").setAttribute("aria-pressed", String(isOn));
     $("divider").hidden = $("before").hidden = !isOn;
+    if (isOn) {
+      put($("before"), this.item.image);
+      $("before").style.objectFit = FITS[this.item.settings.resize_mode ?? "crop"];
+    }
     this.#divide();
   }
 
@@ -94,7 +99,8 @@ export class Stage extends EventTarget {
     $("stage").style.setProperty("--divide", `${value}%`);
   }
 
-  #list({ settings, width, height, seconds: took, notes }) {
+  #list() {
+    const { settings, width, height, seconds: took, notes } = this.item;
     const { prompt, ...others } = settings;
     const rows = [
       [this.panel.title("prompt"), prompt],
@@ -105,7 +111,6 @@ export class Stage extends EventTarget {
     $("facts").querySelector("dl").replaceChildren(
       ...rows.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value ?? "" })]),
     );
-    show($("empty"), null);
   }
 }
 
