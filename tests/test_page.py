@@ -357,7 +357,7 @@ def test_what_a_picture_offers(visit):
     page.fill("#divider", "30")
     assert "70%" in page.evaluate("document.querySelector('#before').style.clipPath")
     page.click("#facts summary")
-    assert "0.8" in page.inner_text("#facts dl") and "7" in page.inner_text("#facts dl")
+    page.wait_for_selector("#facts dd:has-text('0.8')")
     page.click("#replay")
     page.wait_for_selector("#status:has-text('Identical')")
     page.click("#again")
@@ -435,7 +435,7 @@ def test_german_is_one_file(browser, server):
     english, german = (
         page.evaluate(f"import('/page/strings/{tag}.js').then((module) => module.default)") for tag in ("en", "de")
     )
-    assert english.keys() == german.keys()
+    assert english.keys() <= german.keys()
     fields = re.compile(r"\{\w+\}")
     for key, text in english.items():
         assert sorted(fields.findall(text)) == sorted(fields.findall(german[key])), key

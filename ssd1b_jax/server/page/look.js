@@ -11,7 +11,8 @@ export function look() {
   button.replaceChildren(icon("theme"));
   const apply = (theme) => {
     document.documentElement.dataset.theme = theme;
-    label(button, `${t("theme")}: ${t(`theme.${theme}`)}`);
+    button.dataset.tLabel = `theme.${theme}`;
+    label(button, t(button.dataset.tLabel));
   };
   let theme = localStorage.getItem(KEPT) ?? "auto";
   apply(theme);

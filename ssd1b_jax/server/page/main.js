@@ -28,7 +28,7 @@ async function start() {
   const panel = new Panel(settings, server);
   const stage = new Stage(panel);
   const gallery = new Gallery(stage);
-  const parts = { settings, board, panel, stage, gallery };
+  const parts = { server, settings, board, panel, stage, gallery };
   parts.runner = new Runner(parts);
   parts.live = new Live(parts);
   const intake = new Intake(parts);
@@ -38,7 +38,7 @@ async function start() {
   compose(parts);
   keys(parts);
   look();
-  languages(parts, server);
+  languages(parts);
   settings.addEventListener("change", () => resize(board, settings));
   intake.offer(server.examples);
   gallery.load();
@@ -81,13 +81,15 @@ async function begin(settings, intake) {
 }
 
 /** Look at a server that loads its model until it takes pictures. */
-async function wait({ settings, board, panel, stage }) {
+async function wait(parts) {
+  const { settings, board, panel, stage } = parts;
   $("generate").disabled = true;
   stage.status(t("loading"));
   for (;;) {
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
     const server = await api.settings().catch(() => null);
     if (server?.state !== "ready") continue;
+    parts.server = server;
     settings.learn(server.schema);
     panel.build(server);
     describe(server, settings, board);
@@ -141,7 +143,8 @@ function keys({ runner }) {
   });
 }
 
-function languages({ panel, gallery, live }, server) {
+function languages(parts) {
+  const { panel, gallery, live } = parts;
   const field = $("language");
   field.replaceChildren(...Object.entries(LANGUAGES).map(([tag, name]) => el("option", { value: tag, text: name, lang: tag })));
   field.value = language();
@@ -149,7 +152,7 @@ function languages({ panel, gallery, live }, server) {
   explain();
   field.addEventListener("change", async () => {
     await choose(field.value, { remember: true });
-    panel.build(server);
+    panel.build(parts.server);
     gallery.show();
     explain();
     $("empty").textContent = t(live.isOn ? "empty.live" : "empty");

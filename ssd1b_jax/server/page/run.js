@@ -10,6 +10,7 @@ export class Runner {
   #job = null;
   #isCancelled = false;
   #last = null; // what was asked for before
+  #before = null; // the picture that was shown
   isRunning = false;
 
   constructor({ settings, board, stage, panel, gallery }) {
@@ -71,6 +72,7 @@ export class Runner {
     this.isRunning = true;
     this.#isCancelled = false;
     this.#job = null;
+    this.#before = this.stage.item;
     this.panel.refuse(null);
     this.stage.progress(0);
     this.#label("cancel");
@@ -92,8 +94,7 @@ export class Runner {
   /** No picture came of it: show the one before. */
   #leave(status) {
     this.stage.status(status);
-    const before = this.gallery.newest;
-    if (before) this.stage.show(before);
+    if (this.#before) this.stage.show(this.#before);
     else this.stage.clear();
   }
 

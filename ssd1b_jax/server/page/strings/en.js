@@ -98,7 +98,7 @@ export default {
   "more": "All settings",
   "reset": "Reset",
   "model": "{model}, {size}",
-  "default": "model's own",
+  "default": "automatic",
   "first": "{name}, first", "second": "{name}, second",
   "seed.new": "Draw a new seed",
   "seed.placeholder": "drawn for each picture",
@@ -111,12 +111,11 @@ export default {
   "key.wrong": "The server does not know this key.",
 
   "language": "Language",
-  "theme": "Dark or light",
-  "theme.auto": "As the system", "theme.light": "Light", "theme.dark": "Dark",
+  "theme.auto": "Dark or light: as the system", "theme.light": "Light", "theme.dark": "Dark",
   "keys": "Ctrl Enter: generate. Esc: cancel. Ctrl Z: undo. B brush, E eraser, F fill, M mask.",
 
   "group.picture": "The picture",
-  "group.basic": "Settings that matter most",
+  "group.basic": "Method",
   "group.size": "Size",
   "group.sampling": "Sampling",
   "group.prompt": "Prompt",
@@ -137,4 +136,5 @@ export default {
   "setting.resize_mode": "Fit", "help.resize_mode": "How a picture of another shape is brought to the size.",
   "setting.mask_blur": "Soft edge", "help.mask_blur": "Pixels over which the mask's edges fade, on the side that is remade.",
   "setting.mask_invert": "Inverted", "help.mask_invert": "Keep what is painted, and remake the rest.",
+  "setting.loras": "LoRAs", "help.loras": "How much of each; 0 leaves one out.",
 };
