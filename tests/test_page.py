@@ -327,26 +327,30 @@ def test_a_picture_of_a1111_brings_its_settings(visit):
     assert expected.items() <= sent.items() and sent["scheduler"] == "dpmpp_2m_karras"
 
 
-def test_a_reload_keeps_settings_and_pictures(visit):
+def test_a_reload_keeps_settings_drawing_and_pictures(visit):
     page = visit.page
     visit.set("guidance_scale", "2.5")
     page.fill("#prompt", "a cat & a dog")
-    visit.until(lambda: "cat" in page.url)
+    visit.stroke([(0.1, 0.1), (0.9, 0.1)])
+    drawn = pixels(visit.board())
     visit.generate()
+    page.wait_for_timeout(600)  # what has rested is kept
     page.reload()
     visit.started(page)
     page.wait_for_selector("#pictures li")
     assert page.input_value("#prompt") == "a cat & a dog" and page.input_value("#setting-guidance_scale") == "2.5"
-    assert "image" not in page.url
+    assert np.array_equal(pixels(visit.board()), drawn) and "image" not in page.url
     page.click("#pictures button")
     page.wait_for_selector("#after:visible")
     page.click("#gallery-clear")
     page.click("#toast button")
     assert visit.pictures() == 1
     page.click("#gallery-clear")
-    page.reload()
-    visit.started(page)
-    assert visit.pictures() == 0
+    page.wait_for_timeout(200)  # for the browser's disk
+    page.goto("about:blank")
+    visit.open()
+    assert visit.pictures() == 0 and page.input_value("#prompt") == "a lion on a green background"
+    assert not np.array_equal(pixels(visit.board()), drawn)
 
 
 def test_what_a_picture_offers(visit):

@@ -47,12 +47,10 @@ export class Board extends EventTarget {
     const [before, mask] = [copy(this.picture), this.mask];
     for (const layer of [this.picture, this.overlay]) Object.assign(layer, { width: wide, height: high });
     this.ink = this.picture.getContext("2d", { willReadFrequently: true });
-    this.#past = [];
-    this.#future = [];
     this.mask = canvas(wide, high);
     if (mask) this.mask.getContext("2d").drawImage(mask, 0, 0, wide, high);
     fit(this.ink, this.source?.bitmap ?? before, this.mode);
-    this.#changed();
+    this.forget();
   }
 
   /** Another picture, from a file, and a mask over it. Raises what the browser raises for one that it can't read. */
@@ -107,6 +105,13 @@ export class Board extends EventTarget {
     this.#future = [];
   }
 
+  /** What is on the board now is the beginning. */
+  forget() {
+    this.#past = [];
+    this.#future = [];
+    this.#changed();
+  }
+
   undo = () => this.#travel(this.#past, this.#future);
   redo = () => this.#travel(this.#future, this.#past);
 
@@ -118,16 +123,17 @@ export class Board extends EventTarget {
     return this.#future.length > 0;
   }
 
-  #state = () => ({ picture: copy(this.picture), mask: copy(this.mask), source: this.source, hasMask: this.hasMask });
+  #state = () => ({ picture: copy(this.picture), mask: this.hasMask ? copy(this.mask) : null, source: this.source });
 
   #travel(from, to) {
     const state = from.pop();
     if (!state) return;
     to.push(this.#state());
     this.ink.drawImage(state.picture, 0, 0);
-    this.mask = state.mask;
     this.source = state.source;
-    this.hasMask = state.hasMask;
+    this.#eraseMask();
+    if (state.mask) this.mask = state.mask;
+    this.hasMask = state.mask !== null;
     this.#changed();
   }
 

@@ -58,6 +58,7 @@ export class Gallery {
     const gone = this.#items;
     this.#items = [];
     store.clear();
+    store.clearBoard();
     this.show();
     this.stage.clear();
     toast(t("gallery.cleared", { n: gone.length }), t("bring.back"), () => {

@@ -4,8 +4,8 @@ export const FIRST = { example: "examples/face.png", prompt: "a lion on a green 
 
 export const IDEAS = {
   face: ["a lion on a green background", "a pumpkin on a blue background", "a panda on a yellow background"],
-  house: ["a castle on a purple background", "a house on a blue background", "a birthday cake on a pink background"],
+  house: ["a castle on a purple background", "a wrapped gift on a green background", "a house on a blue background"],
   tree: ["a mushroom on a blue background", "a palm tree on an orange background", "a tree on a yellow background"],
-  fish: ["a crab on a white background", "a fish on a blue background", "a whale on a white background"],
+  fish: ["a rocket on a purple background", "an octopus on a white background", "a crab on a white background"],
   apple: ["a strawberry on a green background", "a red heart on a pink background", "a red apple on a white background"],
 };

@@ -83,10 +83,10 @@ export class Intake {
   }
 
   /** Begin with an example, and the prompt that goes with it. */
-  async start(path, settings) {
+  async start(path, { prompt }) {
     const answer = await fetch(`page/${path}`);
     await this.#load(await answer.blob());
-    if (settings.prompt) for (const [name, value] of Object.entries(settings)) this.settings.set(name, value);
+    if (prompt) this.settings.set("prompt", prompt);
     this.suggest(/(\w+)\.png$/.exec(path)[1]);
   }
 

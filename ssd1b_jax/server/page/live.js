@@ -87,7 +87,7 @@ export class Live {
     performance.measure("live", { start: since, end: now });
     this.#times = [...this.#times, (now - began) / 1000].slice(-TIMES);
     const mean = this.#times.reduce((sum, time) => sum + time, 0) / this.#times.length;
-    this.stage.status(t("live.rate", { seconds: seconds(mean), rate: number(1 / mean, 1) }));
+    this.stage.status(t("live.rate", { seconds: seconds(mean), rate: number(1 / mean, 1) }), { isQuiet: true });
   }
 
   #quick() {

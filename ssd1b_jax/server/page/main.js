@@ -8,6 +8,7 @@ import { Gallery } from "./gallery.js";
 import { GridDialog } from "./grid.js";
 import { FIRST } from "./ideas.js";
 import { Intake } from "./intake.js";
+import { keep, recall } from "./keep.js";
 import { Live, QUICK } from "./live.js";
 import { look } from "./look.js";
 import { Panel } from "./panel.js";
@@ -42,7 +43,7 @@ async function start() {
   settings.addEventListener("change", () => resize(board, settings));
   intake.offer(server.examples);
   gallery.load();
-  await begin(settings, intake);
+  await begin(parts, intake);
   describe(server, settings, board);
   if (server.state !== "ready") await wait(parts);
 }
@@ -71,12 +72,15 @@ function askForKey() {
   });
 }
 
-/** The settings of the address, or the example that a first visit starts with. */
-async function begin(settings, intake) {
-  const found = settings.read(location.hash.slice(1));
+/** The board as it was left, else the example of a first visit; the settings of the address, else those that were left. */
+async function begin({ settings, board }, intake) {
+  const left = await recall(board);
+  const address = location.hash.slice(1) || left;
   const { example, ...first } = FIRST;
-  await intake.start(example, Object.keys(found).length ? {} : first);
-  if (Object.keys(found).length) settings.replace(found);
+  if (left === null) await intake.start(example, {});
+  settings.replace(address ? settings.read(address) : first);
+  board.forget();
+  keep(board, settings);
   window.addEventListener("hashchange", (event) => settings.replace(settings.read(new URL(event.newURL).hash.slice(1))));
 }
 

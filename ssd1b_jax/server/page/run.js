@@ -55,7 +55,7 @@ export class Runner {
     const count = about.settings.num_images ?? 1;
     const last = await follow(job, about, {
       progress: (state) => {
-        this.stage.status(told(state, count));
+        this.stage.status(told(state, count), { isQuiet: state.state === "running" });
         this.stage.progress(state.calls ? state.calls_done / state.calls : 0);
       },
       preview: (address) => this.stage.preview(address),

@@ -79,7 +79,9 @@ export class Stage extends EventTarget {
     $("progress").value = fraction ?? 0;
   }
 
-  status(text) {
+  /** Say what goes on; `isQuiet` keeps screen readers from reading every step out. */
+  status(text, { isQuiet = false } = {}) {
+    $("status").setAttribute("aria-live", isQuiet ? "off" : "polite");
     $("status").textContent = text;
   }
 
