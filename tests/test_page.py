@@ -276,7 +276,7 @@ def test_live_follows_the_hand(visit, tiny_pipe):
     assert 2 < made_meanwhile < 60
     page.locator("#basics [data-setting=strength] [type=range]").fill("0.5")
     visit.until(lambda: visit.sent[-1]["strength"] == 0.5)
-    assert {body["seed"] for body in visit.sent} == {"7"} and visit.sent[-1]["num_inference_steps"] == 8
+    assert {body["seed"] for body in visit.sent} == {"7"} and visit.sent[-1]["num_inference_steps"] == 4
     visit.until(lambda: tiny_pipe.waiting == 0)
     times = page.evaluate("performance.getEntriesByName('live').map((one) => one.duration)")
     assert np.median(times) < 1000 * SLOWEST

@@ -30,7 +30,10 @@ export class Tools {
     $("mask-invert").addEventListener("change", (event) => settings.set("mask_invert", event.target.checked));
     $("mask-blur").addEventListener("input", (event) => settings.set("mask_blur", Number(event.target.value), { moving: true }));
     this.#fillPalette();
-    board.addEventListener("change", () => this.#show());
+    board.addEventListener("change", ({ detail }) => {
+      if (detail.moving) $("mask-help").hidden = true;
+      else this.#show();
+    });
     settings.addEventListener("change", () => this.#show());
     document.addEventListener("keydown", (event) => this.#press(event));
     this.take("brush");
