@@ -204,7 +204,8 @@ def test_cancel_stops_the_work(visit, tiny_pipe):
     visit.open(address(prompt="long", **LONG))
     visit.page.click("#generate")
     visit.page.wait_for_selector("#status:has-text('Step')")
-    visit.page.click("#generate:has-text('Cancel')")
+    visit.page.wait_for_selector("#generate:has-text('Cancel')")
+    visit.page.keyboard.press("Escape")
     visit.ended()
     visit.until(lambda: tiny_pipe.waiting == 0)
     ticks = tiny_pipe.queue.ticks.ticks

@@ -66,11 +66,8 @@ class File:
 
 @functools.cache
 def files() -> dict[str, File]:
-    """All files by their paths, `index.html` first."""
-    found = {"index.html": FILES / "index.html"}
-    found |= {path: file for path, file in _walk(FILES) if path != "index.html"}
-    found |= {f"examples/{path}": file for path, file in _walk(EXAMPLES)}
-    return {path: _read(path, file) for path, file in found.items()}
+    """All files by their paths."""
+    return {path: _read(path, file) for path, file in (*_walk(FILES), *_walk(EXAMPLES, "examples/"))}
 
 
 def _walk(folder: Traversable, prefix: str = "") -> list[tuple[str, Traversable]]:

@@ -100,8 +100,8 @@ function toggle({ name, settings, set, id, described }) {
 
 function text({ name, settings, set, id, described }) {
   const field = el("input", { id, type: "text", autocomplete: "off", spellcheck: false, "aria-describedby": described });
-  field.addEventListener("input", () => set(field.value, { moving: true }));
-  field.addEventListener("change", () => set(field.value));
+  field.addEventListener("input", () => set(field.value || null, { moving: true }));
+  field.addEventListener("change", () => set(field.value || null));
   const update = () => {
     if (field !== document.activeElement) field.value = settings.get(name) ?? "";
   };

@@ -1,7 +1,5 @@
 // Elements: found, made, labelled with icons; and the line that tells what has just happened.
 
-import { label } from "./text.js";
-
 const SVG = "http://www.w3.org/2000/svg";
 const TOAST_MS = 7000;
 
@@ -67,5 +65,3 @@ export function isWriting(target) {
   const kinds = ["text", "number", "password", "search"];
   return target.matches("textarea, select") || (target.matches("input") && kinds.includes(target.type));
 }
-
-export { label };

@@ -3,7 +3,7 @@
 import { Actions } from "./actions.js";
 import * as api from "./api.js";
 import { Board } from "./board.js";
-import { $, dress, el, isWriting, show } from "./dom.js";
+import { $, dress, el, show } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { GridDialog } from "./grid.js";
 import { FIRST } from "./ideas.js";
@@ -143,7 +143,7 @@ function compose({ settings, runner, stage, live }) {
 function keys({ runner }) {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) runner.generate();
-    else if (event.key === "Escape" && !document.querySelector("dialog[open]") && !isWriting(event.target)) runner.cancel();
+    else if (event.key === "Escape" && !document.querySelector("dialog[open]")) runner.cancel();
   });
 }
 

@@ -48,8 +48,7 @@ export class Settings extends EventTarget {
 
   #put(name, value) {
     if (!this.knows(name)) return;
-    const isDefault = value == null || value === "" || same(value, this.preset(name));
-    if (isDefault) this.#values.delete(name);
+    if (value == null || same(value, this.preset(name))) this.#values.delete(name);
     else this.#values.set(name, value);
   }
 
