@@ -89,7 +89,7 @@ def test_several_pictures_with_previews(visit, monkeypatch):
     visit.page.click("#generate")
     visit.page.wait_for_selector("#stage.preview")
     assert visit.page.get_attribute("#after", "src").startswith("data:image/jpeg")
-    assert re.match(r"Picture 1 of 3: step \d+ of \d+, about", visit.page.inner_text("#status"))
+    assert re.match(r"Picture [123] of 3: step \d+ of \d+, about", visit.page.inner_text("#status"))
     visit.ended()
     assert visit.pictures() == 3
 
