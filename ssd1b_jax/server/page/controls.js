@@ -37,8 +37,6 @@ function kindOf(name, property) {
   return { boolean: "switch", integer: "number", number: "number", array: "pair", object: "scales" }[type] ?? "text";
 }
 
-const named = ({ name, property }) => ({ "data-t-name": `setting.${name}`, "data-t-else": property.title });
-
 function read(input) {
   return input.value.trim() === "" ? null : Number(input.value);
 }
