@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -104,9 +104,7 @@ def sha256(pixels: Pixels) -> str:
 
 def read_text(source: str | os.PathLike[str] | bytes) -> dict[str, str]:
     """The text in a file, or in the bytes of one, where `writing.save` puts it. Raises ImageError."""
-    is_data = isinstance(source, bytes)
-    name = "the picture" if is_data else str(source)
-    with _decoding(name), io.BytesIO(source) if is_data else Path(source).open("rb") as file:
+    with _opened(source) as file:
         picture = _identify(file)
         if picture.format == "PNG":
             return {key: str(value) for key, value in picture.text.items()}
@@ -114,12 +112,21 @@ def read_text(source: str | os.PathLike[str] | bytes) -> dict[str, str]:
         return metadata.unpack(exif.get(metadata.USER_COMMENT), picture.info.get("xmp"))
 
 
-def read_attached(path: str | os.PathLike[str]) -> dict[str, bytes]:
+def read_attached(source: str | os.PathLike[str] | bytes) -> dict[str, bytes]:
     """The attachments of a PNG by the names of their chunks; nothing for other formats. Raises ImageError."""
-    with _decoding(str(path)), Path(path).open("rb") as file:
+    with _opened(source) as file:
         picture = _identify(file)
         picture.load()  # to the last chunk
         return {chunk[0].decode(): chunk[1] for chunk in getattr(picture, "private_chunks", ())}
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
+    """A file, or the bytes of one. Raises ImageError, also for what is read from it."""
+    is_data = isinstance(source, bytes)
+    name = "the picture" if is_data else str(source)
+    with _decoding(name), io.BytesIO(source) if is_data else Path(source).open("rb") as file:
+        yield file
 
 
 @contextmanager

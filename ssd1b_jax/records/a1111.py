@@ -1,11 +1,24 @@
-"""A record's settings as the text that AUTOMATIC1111 writes into pictures, and many programs read."""
+"""Settings as the text that AUTOMATIC1111 writes into pictures, and many programs read: written and read."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ssd1b_jax import samplers
+
+NEGATIVE = "Negative prompt: "
+NUMBERS = {  # A1111's name: ours, and its type
+    "Steps": ("num_inference_steps", int),
+    "CFG scale": ("guidance_scale", float),
+    "Seed": ("seed", int),
+    "Denoising strength": ("strength", float),
+    "Variation seed": ("variation_seed", int),
+    "Variation seed strength": ("variation_strength", float),
+    "Mask blur": ("mask_blur", int),
+}
+_PAIR = re.compile(r'\s*([\w ]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 
 
 def parameters(record: Mapping[str, Any]) -> str:
@@ -45,3 +58,39 @@ def parameters(record: Mapping[str, Any]) -> str:
 def _quoted(value: object) -> str:
     text = f"{value:.10g}" if isinstance(value, float) else str(value)
     return json.dumps(text, ensure_ascii=False) if set(text) & set(",:\n") else text
+
+
+def settings_of(text: str) -> dict[str, Any]:
+    """The settings in such a text, by our names and unchecked; nothing where it is another text.
+
+    What we have no setting for is left out, and so is a number that can't be read.
+    """
+    prompts, _, last = text.strip().rpartition("\n")
+    listed = {name: _unquoted(value.strip()) for name, value in _PAIR.findall(last)}
+    if "Steps" not in listed:
+        return {}
+    prompt, _, negative = f"\n{prompts}".partition(f"\n{NEGATIVE}")
+    found: dict[str, Any] = {"prompt": prompt.strip(), "negative_prompt": negative.strip() or None}
+    for name, (setting, number) in NUMBERS.items():
+        try:
+            found[setting] = number(listed[name])
+        except (KeyError, ValueError):
+            continue
+    if "Sampler" in listed:
+        schedule = "Karras" if listed.get("Schedule type") == "Karras" else ""
+        found["scheduler"] = f"{listed['Sampler']} {schedule}".strip()
+    found["noise"] = {"CPU": "torch", "NV": "nv", "JAX": "jax"}.get(listed.get("RNG", ""))
+    found |= _size(listed.get("Size", ""))
+    return found
+
+
+def _size(text: str) -> dict[str, int]:
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    return {"width": int(match[1]), "height": int(match[2])} if match else {}
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return str(json.loads(text)) if text.startswith('"') else text
+    except ValueError:
+        return text

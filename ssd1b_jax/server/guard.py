@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ssd1b_jax.server.incoming import Incoming
 from ssd1b_jax.server.options import ServerOptions
 
-OPEN_PATHS = ("/healthz",)  # no key is asked for
+OPEN_PATHS = ("/healthz", "/")  # no key is asked for
+OPEN_FOLDER = "/page/"  # files of the page, which asks for a key itself
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 STALLED = 408  # the rest of such a body is not waited for
 MAX_QUOTE = 200  # characters of a header that a sentence quotes
@@ -83,9 +84,11 @@ class Guard:
             origin = headers.get("origin", "another site")[:MAX_QUOTE]
             return self._refuse(path, 403, f"pages of {origin} may not call this server: see --allow-origin", {})
         caller = self._caller(scope, headers)
-        if caller is None and path not in OPEN_PATHS and scope["method"] != "OPTIONS":
+        if caller is None and not is_open(path) and scope["method"] != "OPTIONS":
             sentence = "an API key is needed: Missing Authorization or x-api-key in header, or no key of this server"
-            return self._refuse(path, 401, sentence, {"www-authenticate": 'Bearer, Basic realm="ssd1b"'})
+            # Basic makes a browser ask in a window of its own, which would come before the page's field.
+            challenge = "Bearer" if "x-api-key" in headers else 'Bearer, Basic realm="ssd1b"'
+            return self._refuse(path, 401, sentence, {"www-authenticate": challenge})
         scope["state"]["caller"] = caller
         return None
 
@@ -112,6 +115,11 @@ class Guard:
             return (scope.get("client") or ("unknown",))[0]
         indices = map(self._options.key_index, sent_keys(headers))
         return next((f"key {index + 1}" for index in indices if index is not None), None)
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 def sent_keys(headers: Headers) -> list[str]:

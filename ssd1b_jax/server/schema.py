@@ -30,12 +30,18 @@ def taken() -> tuple[str, ...]:
     return tuple(row.name for owner in OWNERS for row in settings.of(owner) if row.name not in NOT_HERE)
 
 
+def describe(service: Service) -> dict[str, Any]:
+    """The settings that our own routes take, as JSON Schema, with the model's defaults once it is loaded."""
+    described = settings.schema(service.pipe.config if service.pipe else None, owners=OWNERS)
+    for name in NOT_HERE:
+        group = described["properties"].pop(name)["group"]
+        described["groups"][group]["settings"].remove(name)
+    return described
+
+
 def openapi(service: Service) -> dict[str, Any]:
     """Our own routes; the dialects are described by their owners."""
-    config = service.pipe.config if service.pipe else None
-    described = settings.schema(config, owners=OWNERS)
-    for name in NOT_HERE:
-        del described["properties"][name]
+    described = describe(service)
     described["properties"]["priority"] = {"enum": ["interactive", "batch"], "default": "interactive"}
     by_id = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
     one = {"parameters": by_id, "responses": {"200": _body("Job"), "404": REFUSED}}
