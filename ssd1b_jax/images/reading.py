@@ -86,10 +86,12 @@ def load_layers(source: Source) -> Layers:
     return Layers(pixels, alpha, tuple(notes), digest)
 
 
-def probe(data: bytes) -> tuple[int, int]:
-    """The width and height of a picture's file; its pixels are not decoded. Raises ImageError."""
-    with _decoding("the picture"):
-        return _identify(io.BytesIO(data)).size
+def probe(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
+    """The width and height of a picture's file, or of the bytes of one; no pixel is decoded. Raises ImageError."""
+    is_data = isinstance(source, bytes)
+    name = "the picture" if is_data else str(source)
+    with _decoding(name), io.BytesIO(source) if is_data else Path(source).open("rb") as file:
+        return _identify(file).size
 
 
 def sha256(pixels: Pixels) -> str:

@@ -1,0 +1,161 @@
+"""A run's folder on a disk: files appear in it whole, under another name first, and never outside it."""
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from ssd1b_jax.errors import RunError, SaveError
+
+PARTIAL = ".partial"  # where files lie until they are whole
+
+
+class Folder:
+    """What is below `root`, by names with slashes. `worker` tells its unfinished files from those of other workers."""
+
+    def __init__(self, root: Path, worker: str = "alone"):
+        self.root = root
+        self.partial = root / PARTIAL / worker
+        self._checked: set[str] = set()
+
+    def prepare(self) -> None:
+        """Create the folder, and remove what a worker of this name left unfinished. Raises SaveError."""
+        with saving(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir(parents=True)
+
+    def tidy(self) -> None:
+        """Remove the place of unfinished files."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+        try:
+            self.partial.parent.rmdir()
+        except OSError:  # another worker has its own there
+            pass
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def exists(self, name: str) -> bool:
+        return os.path.lexists(self.root / name)
+
+    def read(self, name: str) -> bytes | None:
+        """What a file holds, None where there is none."""
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def names(self, prefix: str, suffix: str) -> list[str]:
+        """Files of one folder by how their names begin and end, in order."""
+        parent, begin = os.path.split(prefix)
+        try:
+            listed = os.listdir(self.root / parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(os.path.join(parent, n) for n in listed if n.startswith(begin) and n.endswith(suffix))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, all of it or nothing; an older one is replaced. Raises SaveError."""
+        with self._aside(name, data) as (aside, path):
+            os.replace(aside, path)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one, which makes it False. Of many that try at once one succeeds."""
+        with self._aside(name, data) as (aside, path):
+            try:
+                os.link(aside, path)
+            except FileExistsError:
+                return False
+        return True
+
+    @contextmanager
+    def _aside(self, name: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        path, aside = self.root / name, self.partial / secrets.token_hex(8)
+        with saving(path):
+            try:
+                self._make_parent(name)
+                with aside.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield aside, path
+            finally:
+                aside.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, and the folders below the root that are empty without it."""
+        path = self.root / name
+        with saving(path):
+            path.unlink(missing_ok=True)
+        for parent in [*PurePosixPath(name).parents][:-1]:
+            try:
+                (self.root / parent).rmdir()
+            except OSError:
+                return
+
+    def sha256(self, name: str) -> str | None:
+        """The digest of a file, None where there is none, or a link."""
+        try:
+            with open(self.root / name, "rb", opener=_no_link) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None
+
+    def size(self, name: str) -> int | None:
+        """The bytes of a file, None where there is none, or a link."""
+        try:
+            status = os.lstat(self.root / name)
+        except OSError:
+            return None
+        return status.st_size if os.path.isfile(self.root / name) and not os.path.islink(self.root / name) else None
+
+    def check_inside(self, name: str) -> None:
+        """Raise RunError where a link leads the file out of the folder, or a file is where a folder has to be."""
+        parent = os.path.dirname(name)
+        if parent in self._checked:
+            return
+        path = self.root / parent
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise RunError(f"the output {name!r} leads out of {self.root} by a link: remove the link {path}")
+        places = [self.root / each for each in (parent, *map(str, PurePosixPath(parent).parents))]
+        if not all(place.is_dir() for place in places if os.path.lexists(place)):
+            raise RunError(f"the output {name!r} needs the folder {path}, and a file is there: move it away")
+        if len(self._checked) < 10_000:
+            self._checked.add(parent)
+
+    def _make_parent(self, name: str) -> None:
+        parent = os.path.dirname(name)
+        if parent:
+            self.check_inside(name)
+            (self.root / parent).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Raise SaveError for what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, SaveError):
+            raise
+        raise SaveError(f"{path}: cannot be saved: {(error.strerror or str(error)).lower()}") from error
+
+
+def lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file until it is closed, or the process ends. False where another process has it."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a disk without locks
+        pass
+    return True
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
