@@ -10,7 +10,7 @@ from typing import Any
 from ssd1b_jax.cli import settings
 from ssd1b_jax.cli.batch_report import Report, interruptible
 from ssd1b_jax.cli.console import add_output
-from ssd1b_jax.errors import DONE, FAILED
+from ssd1b_jax.errors import DONE, FAILED, RequestError
 from ssd1b_jax.settings import SETTINGS
 
 EPILOG = (
@@ -54,6 +54,14 @@ def add(commands) -> None:
         help="how pictures that are there are looked at (default: sha256)",
     )
     add("--shard", default="1/1", metavar="I/N", help="make the I-th of N shares, as one of N workers")
+    add("--claim", action="store_true", help="take what no other worker has taken: many may be at it, on any machine")
+    add(
+        "--lease",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="with --claim: after so long others take what a worker that died had taken (default: 60)",
+    )
     settings.add_row(parser, SETTINGS["num_images"])
     add_output(parser)
     settings.add(parser, without=("image", "prompt", "overwrite"))
@@ -75,14 +83,19 @@ def _batch(arguments: argparse.Namespace, report: Report) -> int:
     model = read_manifest(arguments.model)
     defaults = _defaults(arguments, model.config)
     shard = runs.Shard.parse(arguments.shard)
+    _check_sharing(arguments, shard)
     manifest = runs.read(arguments.manifest, ignored=arguments.ignore, without=arguments.output)
-    folder = Folder(arguments.output, shard.worker or "alone")
+    folder = Folder(arguments.output)
     if arguments.dry_run:
         return _dry_run(arguments, manifest, defaults, folder, shard, report)
     about = dict(name=model.name, sha256=model.sha256, dtype=arguments.dtype, per_device=arguments.per_device)
     made_by = origin.describe(manifest, defaults, about, _digests(arguments))
     policy = runs.Policy(
-        restart=arguments.restart, add=arguments.add, verify=arguments.verify, on_error=arguments.on_error
+        restart=arguments.restart,
+        add=arguments.add,
+        verify=arguments.verify,
+        on_error=arguments.on_error,
+        lease=arguments.lease if arguments.claim else None,
     )
     run = runs.Run(manifest, defaults, folder, made_by, shard=shard, policy=policy)
     try:
@@ -112,6 +125,15 @@ def _defaults(arguments: argparse.Namespace, config) -> Any:
         output=settings.output(arguments, named=True),
         loras=frozenset(settings.lora_files(arguments)),
     )
+
+
+def _check_sharing(arguments: argparse.Namespace, shard) -> None:
+    if arguments.claim and shard.worker:
+        raise RequestError("a worker has a share or claims what is left: give --shard or --claim")
+    if arguments.restart and (arguments.claim or shard.worker):
+        raise RequestError("restart removes what other workers make: give it without --shard and --claim, alone")
+    if arguments.lease <= 0:
+        raise RequestError(f"lease must be above 0 seconds, got {arguments.lease:g}")
 
 
 def _digests(arguments: argparse.Namespace) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -101,7 +100,7 @@ def picture(name: str, value: Any, folder: Path) -> str | bytes:
         return decoded
     if "://" in value:
         raise RequestError(f"{name} must be a file of this machine, got {value[:MAX_QUOTE]!r}: download it first")
-    return os.path.join(folder, value)
+    return str(folder / value)
 
 
 def _from_text(name: str, text: str) -> Any:

@@ -3,8 +3,11 @@
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -12,30 +15,52 @@ from pathlib import Path, PurePosixPath
 from ssd1b_jax.errors import RunError, SaveError
 
 PARTIAL = ".partial"  # where files lie until they are whole
+IDLE = 600  # seconds, after which nobody writes there any more
 
 
 class Folder:
-    """What is below `root`, by names with slashes. `worker` tells its unfinished files from those of other workers."""
+    """What is below `root`, by names with slashes. Every object is a worker, with unfinished files of its own."""
 
-    def __init__(self, root: Path, worker: str = "alone"):
+    def __init__(self, root: Path):
         self.root = root
-        self.partial = root / PARTIAL / worker
+        self.worker = f"{re.sub(r'[^A-Za-z0-9]', '-', socket.gethostname())}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.partial = root / PARTIAL / self.worker
         self._checked: set[str] = set()
 
-    def prepare(self) -> None:
-        """Create the folder, and remove what a worker of this name left unfinished. Raises SaveError."""
+    def prepare(self, is_alone: bool) -> None:
+        """Make a place for unfinished files, and remove those of workers that are no more. Raises SaveError."""
         with saving(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self.partial, ignore_errors=True)
-            self.partial.mkdir(parents=True)
+            self.partial.mkdir(parents=True, exist_ok=True)
+            for other in self.partial.parent.iterdir():
+                if other != self.partial and (is_alone or _is_gone(other)):
+                    shutil.rmtree(other, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove the place of unfinished files."""
+        """Remove the place of unfinished files, and the folder where nothing was written at all."""
         shutil.rmtree(self.partial, ignore_errors=True)
+        for place in (self.partial.parent, self.root):
+            try:
+                place.rmdir()
+            except OSError:  # there is something
+                return
+
+    def make(self, name: str) -> None:
+        """Make a folder. Raises SaveError."""
+        with saving(self.root / name):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    def move_aside(self, name: str) -> None:
+        """Make a folder and all in it unfinished, at once."""
+        with saving(self.root / name):
+            os.replace(self.root / name, self.partial / secrets.token_hex(8))
+
+    def identity(self, name: str) -> tuple[int, ...]:
+        """Changes with a file that is replaced."""
         try:
-            self.partial.parent.rmdir()
-        except OSError:  # another worker has its own there
-            pass
+            status = os.stat(self.root / name)
+        except FileNotFoundError:
+            return ()
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
     def path(self, name: str) -> Path:
         return self.root / name
@@ -59,14 +84,17 @@ class Folder:
             return []
         return sorted(os.path.join(parent, n) for n in listed if n.startswith(begin) and n.endswith(suffix))
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file, all of it or nothing; an older one is replaced. Raises SaveError."""
-        with self._aside(name, data) as (aside, path):
+    def write(self, name: str, data: bytes, parents: bool = True) -> None:
+        """Write a file, all of it or nothing; an older one is replaced. Raises SaveError.
+
+        Without `parents` its folder has to be there: FileNotFoundError.
+        """
+        with self._aside(name, data, parents) as (aside, path):
             os.replace(aside, path)
 
-    def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one, which makes it False. Of many that try at once one succeeds."""
-        with self._aside(name, data) as (aside, path):
+    def create(self, name: str, data: bytes, parents: bool = True) -> bool:
+        """As `write`, but False where there is a file. Of many that try at once one succeeds."""
+        with self._aside(name, data, parents) as (aside, path):
             try:
                 os.link(aside, path)
             except FileExistsError:
@@ -74,11 +102,12 @@ class Folder:
         return True
 
     @contextmanager
-    def _aside(self, name: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+    def _aside(self, name: str, data: bytes, parents: bool) -> Iterator[tuple[Path, Path]]:
         path, aside = self.root / name, self.partial / secrets.token_hex(8)
-        with saving(path):
+        with saving(path, is_missing_told=not parents):
             try:
-                self._make_parent(name)
+                if parents:
+                    self._make_parent(name)
                 with aside.open("xb") as file:
                     file.write(data)
                     file.flush()
@@ -87,11 +116,14 @@ class Folder:
             finally:
                 aside.unlink(missing_ok=True)
 
+    def discard(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with saving(self.root / name):
+            (self.root / name).unlink(missing_ok=True)
+
     def remove(self, name: str) -> None:
         """Remove a file, and the folders below the root that are empty without it."""
-        path = self.root / name
-        with saving(path):
-            path.unlink(missing_ok=True)
+        self.discard(name)
         for parent in [*PurePosixPath(name).parents][:-1]:
             try:
                 (self.root / parent).rmdir()
@@ -136,12 +168,12 @@ class Folder:
 
 
 @contextmanager
-def saving(path: Path) -> Iterator[None]:
-    """Raise SaveError for what the disk refuses."""
+def saving(path: Path, is_missing_told: bool = False) -> Iterator[None]:
+    """Raise SaveError for what the disk refuses; FileNotFoundError stays one where that is wanted."""
     try:
         yield
     except OSError as error:
-        if isinstance(error, SaveError):
+        if isinstance(error, SaveError) or (is_missing_told and isinstance(error, FileNotFoundError)):
             raise
         raise SaveError(f"{path}: cannot be saved: {(error.strerror or str(error)).lower()}") from error
 
@@ -153,6 +185,27 @@ def lock(descriptor: int, *, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     except OSError:  # a disk without locks
+        pass
+    return True
+
+
+def _is_gone(partial: Path) -> bool:
+    """Whether the worker of this place for unfinished files has ended. A living one writes its status there."""
+    try:
+        idle = time.time() - partial.stat().st_mtime
+    except OSError:
+        return False
+    host, process, _ = partial.name.rsplit("-", 2)
+    is_here = host == re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+    return idle > IDLE or (is_here and not _is_alive(int(process)))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
         pass
     return True
 

@@ -14,6 +14,7 @@ from ssd1b_jax.errors import RunError
 from ssd1b_jax.runs.folder import Folder, lock, saving
 
 NAME, END = "results", ".jsonl"
+CLAIMS = ".claims"  # the folder of blocks that workers have claimed
 
 Entry = dict[str, Any]
 
@@ -26,6 +27,11 @@ def file_name(worker: str = "") -> str:
 def files(folder: Folder) -> list[str]:
     """The journals of all workers."""
     return folder.names(NAME, END)
+
+
+def claimed(folder: Folder) -> list[str]:
+    """The journals of blocks that are done, in order."""
+    return folder.names(f"{CLAIMS}/", END)
 
 
 def parse(data: bytes) -> Entry | None:
@@ -89,9 +95,8 @@ class Journal:
         with self._mutex, saving(self._path):
             length = os.fstat(self._file).st_size
             try:
-                written = os.write(self._file, data)
-                if written < len(data):
-                    os.write(self._file, data[written:])  # says why
+                while data:
+                    data = data[os.write(self._file, data) :]
             except OSError:
                 os.ftruncate(self._file, length)
                 raise
@@ -99,5 +104,7 @@ class Journal:
     def close(self) -> None:
         """Make all that was added safe on the disk."""
         with self._mutex, saving(self._path):
-            os.fsync(self._file)
-            os.close(self._file)
+            try:
+                os.fsync(self._file)
+            finally:
+                os.close(self._file)

@@ -20,10 +20,10 @@ def status_name(worker: str = "") -> str:
 
 
 class Tally:
-    """Counts pictures, from many threads. `total` is what the run has in all, of this worker."""
+    """Counts pictures, from many threads. `total` is what the run has in all; `others` made some of it meanwhile."""
 
     def __init__(self, total: int = 0, kept: int = 0):
-        self.total, self.kept, self.made = total, kept, 0
+        self.total, self.kept, self.made, self.others = total, kept, 0, 0
         self.failed: Counter[str] = Counter()
         self.begin()
         self._mutex = threading.Lock()
@@ -42,7 +42,7 @@ class Tally:
 
     @property
     def done(self) -> int:
-        return self.kept + self.made + self.failed.total()
+        return self.kept + self.others + self.made + self.failed.total()
 
     @property
     def seconds(self) -> float:
@@ -64,6 +64,7 @@ class Tally:
             total=self.total,
             kept=self.kept,
             made=self.made,
+            made_by_others=self.others,
             failed=self.failed.total(),
             failures=dict(self.failed),
             seconds=round(self.seconds, 3),
@@ -75,7 +76,8 @@ class Tally:
         """A sentence."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.failed.items()))
         failed = f"{self.failed.total()} failed" + (f" ({kinds})" if kinds else "")
-        return f"{self.made} made, {self.kept} kept, {failed}, {self.rate:.2f} pictures/s"
+        others = f", {self.others} made by others" if self.others else ""
+        return f"{self.made} made{others}, {self.kept} kept, {failed}, {self.rate:.2f} pictures/s"
 
 
 class Status:
