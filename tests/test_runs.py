@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import stub
+from helpers.commands import run as command
 from helpers.stub import StubPipe, make, open_run
 
 from ssd1b_jax import Output, RunError, SaveError, images, runs
@@ -546,6 +547,79 @@ def test_a_lease_is_taken_by_one_and_stolen_once_it_has_run_out(here):
     second.close()
 
 
+# the command
+
+
+@pytest.fixture
+def photos(here):
+    """A CSV of six pictures, and one that is none."""
+    Path("photos").mkdir()
+    for i in range(6):
+        images.save(np.random.default_rng(i).integers(0, 256, (20, 30, 3), np.uint8), f"photos/{i}.png")
+    Path("photos/none.png").write_text("no picture")
+    rows = [[f"photos/{name}.png", "a red apple", 3] for name in (0, 1, "none", 2, 3, 4, 5)]
+    return write("list.csv", ["image", "prompt", "steps"], *rows)
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+def test_batch_makes_what_it_can_and_names_the_rest(capsys, tiny_folder, photos):
+    code, out, err = command(capsys, "batch", photos, "-o", "out", "--model", tiny_folder, "--strength", "0.7")
+    assert code == 1 and err == (
+        f"line 4: {Path('photos/none.png')}: not a picture in a known format ({', '.join(images.reading.FORMATS)})\n"
+    )
+    assert out.startswith("7 pictures to make\nout: 6 made, 0 kept, 1 failed (1 ImageError), ")
+    assert sorted(pictures()) == [f"photos/{i}.png" for i in range(6)]
+    record = json.loads(images.read_text("out/photos/3.png")["ssd1b"])
+    assert (record["request"]["strength"], record["request"]["num_inference_steps"]) == (0.7, 3)
+    Path("out/photos/2.png").unlink()
+    images.save(np.zeros((8, 8, 3), np.uint8), "photos/none.png")
+    code, out, err = command(capsys, "batch", photos, "-o", "out", "--model", tiny_folder, "--strength", "0.7")
+    assert (code, err) == (0, "")
+    assert out.startswith("resumed: 5 kept, 1 redone, 0 new, 1 tried again\nout: 2 made, 5 kept, 0 failed, ")
+    code, _, err = command(capsys, "batch", photos, "-o", "out", "--model", tiny_folder, "--steps", "4")
+    assert code == 2 and err.startswith("error: out has another run: strength was 0.7, now not given; ")
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+def test_batch_as_json(capsys, tiny_folder, photos):
+    code, out, _ = command(
+        capsys, "batch", "photos", "-o", "out", "--model", tiny_folder, "--json", "--prompt", "a cat"
+    )
+    first, *events, last = map(json.loads, out.splitlines())
+    assert code == 1 and first == dict(event="start", folder="out", kept=0, redone=0, retried=0, new=7)
+    assert sorted(event["event"] for event in events) == ["failed", *["picture"] * 6]
+    assert (last["event"], last["made"], last["failures"]) == ("summary", 6, {"ImageError": 1})
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
+def test_a_dry_run_checks_every_line_and_says_what_it_takes(capsys, tiny_folder, photos):
+    with open(photos, "a") as file:
+        file.write("photos/in.png,x,2000\n")
+    code, out, err = command(capsys, "batch", photos, "-o", "out", "--model", tiny_folder, "--dry-run")
+    assert code == 1 and not Path("out").exists()
+    assert err.splitlines()[0].startswith("line 4: photos/none.png: not a picture")
+    assert err.splitlines()[1:] == ["line 9: num_inference_steps must be a whole number from 1 to 1000, got 2000"]
+    assert out.startswith("8 lines, 2 of them wrong: 6 pictures, 6 model calls; about 0 s on 1 x cpu\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--shard", "3/2"], 2, "shard must be I/N with I from 1 to N, got '3/2'"),
+        (["--shard", "1/2", "--claim"], 2, "a worker has a share or claims what is left"),
+        (["--claim", "--restart"], 2, "restart removes what other workers make"),
+        (["--claim", "--lease", "0"], 2, "lease must be above 0 seconds, got 0"),
+        (["--width", "33"], 2, "list.csv has no line that can be used: line 2: width must be a multiple of"),
+        (["--embed-input", "--format", "webp"], 2, "the input can be embedded in a PNG only"),
+        (["--model", "nowhere"], 2, "no model folder at 'nowhere'"),
+    ],
+)
+def test_mistakes_are_told_before_weights_are_read(capsys, tiny_folder, photos, arguments, code, sentence):
+    got, out, err = command(capsys, "batch", photos, "-o", "out", "--model", tiny_folder, *arguments)
+    assert (got, out) == (code, "") and err.startswith(f"error: {sentence}") and err.count("\n") == 1
+    assert not Path("out").exists()
+
+
 # killed at any moment
 
 
@@ -554,26 +628,33 @@ def spawn(*arguments) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "helpers.stub", *map(str, arguments)], env=environment)
 
 
+def entries_in(out: str) -> int:
+    path = Path(out, "results.jsonl")
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 @pytest.mark.slow
 def test_killed_at_40_random_moments_it_is_as_if_never_killed():
     count, moments = 400, random.Random(16)
     listing(count)
     make("list.csv", "whole")
-    kills = 0
+    kills, seen = 0, set()
     while kills < 40:
         process = spawn("list.csv", "out", 0.01, "1/1")
-        try:
-            assert process.wait(moments.uniform(0.3, 0.8)) == 0
-            break  # it came to its end: begin anew
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-        if len(list(Path("out").glob("*.png"))) > count - 20:
-            for path in [*Path("out").glob("*.png")][: count // 2]:
+        before = entries_in("out")
+        while kills % 4 and entries_in("out") == before and process.poll() is None:
+            time.sleep(0.01)  # three of four are killed at work, the others where it begins
+        time.sleep(moments.uniform(0, 0.5 if kills % 4 == 0 else 0.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        seen.add(entries_in("out"))
+        if entries_in("out") > count - 40:
+            for path in sorted(Path("out").glob("*.png"))[: count // 2]:
                 path.unlink()
+    assert len(seen) > 20
     run = make("list.csv", "out")
-    assert kills == 40 and run.kept + run.redone + run.new == count
+    assert run.kept + run.redone + run.new == count
     check_whole(count)
     assert pictures("out") == pictures("whole")
 
@@ -589,3 +670,20 @@ def test_of_four_workers_one_is_killed_and_every_picture_counts_once():
     assert [worker.wait(60) for worker in workers[1:]] == [0, 0, 0]
     check_whole(300)
     assert pictures("out") == pictures("whole")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_within_a_second_and_says_how_to_go_on(photos):
+    arguments = [sys.executable, "-m", "ssd1b_jax", "batch", photos, "-o", "out", "--steps", "1000", "--exact-steps"]
+    write("list.csv", ["image", "prompt"], *([f"photos/{i}.png", "a cat"] for i in range(6)))
+    environment = os.environ | dict(PYTHONPATH=str(TESTS.parent))
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not Path("out/status.json").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(2)  # into compiling, or into the first pictures
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = process.communicate()
+    assert time.monotonic() - began < 1 and process.returncode == 130
+    assert "interrupted, 0 of 6 are done; to go on: ssd1b batch list.csv -o out --steps 1000 --exact-steps" in err

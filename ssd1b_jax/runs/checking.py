@@ -106,14 +106,14 @@ def _take_names(line: Line, defaults: Defaults, folder: Folder, index: Index, sh
 
 def _count(line: Line, defaults: Defaults, checked: Checked, headers: bool) -> None:
     items = [*defaults.items(line)]
+    for picture in _pictures(items[0]) if items and headers else ():
+        images.probe(picture)
     for item in items:
         calls, work = cost(item.request, defaults)
         checked.pictures += 1
         checked.calls += calls
         checked.work += work
         checked.first = checked.first or item.request
-    for picture in _pictures(items[0]) if items and headers else ():
-        images.probe(picture)
 
 
 def _pictures(item: Item) -> Iterator[images.Source]:
