@@ -132,8 +132,8 @@ def cost(request: Request, defaults: Defaults) -> tuple[int, float]:
 
 def check_free(manifest: Manifest, defaults: Defaults, folder: Folder) -> None:
     """Raise RunError where files that no run has made are in the place of outputs."""
-    taken = []
-    for line in manifest.lines():
+    taken: list[str] = []
+    for line in manifest.lines() if folder.has_files else ():
         taken += [name for name in names_of(line, defaults) if folder.exists(name)]
         if len(taken) >= MAX_TOLD:
             break

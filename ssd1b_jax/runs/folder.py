@@ -65,6 +65,11 @@ class Folder:
     def path(self, name: str) -> Path:
         return self.root / name
 
+    @property
+    def has_files(self) -> bool:
+        """Whether there is anything that is not unfinished."""
+        return any(entry.name != PARTIAL for entry in os.scandir(self.root))
+
     def exists(self, name: str) -> bool:
         return os.path.lexists(self.root / name)
 

@@ -126,12 +126,21 @@ def _csv_lines(path: Path, delimiter: str, names: list[str], meanings: dict[str,
                 continue
             if len(row) != len(names):
                 fault = f"has {len(row)} cells, and the first line has {len(names)}: quote cells that have commas"
-            elif any("\udc80" <= letter <= "\udcff" for cell in row for letter in cell):
+            elif not _is_text("".join(row)):
                 fault = "is not in UTF-8: save the file in that encoding"
             else:
                 yield _line(number, where, dict(zip(names, row, strict=True)), path.parent, meanings)
                 continue
             yield Line(number=number, where=where, error=RequestError(fault))
+
+
+def _is_text(text: str) -> bool:
+    """Whether there is nothing in it that was no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _jsonl(path: Path, ignored: Collection[str]) -> Callable[[], Iterator[Line]]:
