@@ -68,7 +68,7 @@ class Folder:
     @property
     def has_files(self) -> bool:
         """Whether there is anything that is not unfinished."""
-        return any(entry.name != PARTIAL for entry in os.scandir(self.root))
+        return any(path.name != PARTIAL for path in self.root.iterdir())
 
     def exists(self, name: str) -> bool:
         return os.path.lexists(self.root / name)
