@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import obstore
 import pytest
 from helpers import stub
 from helpers.commands import run as command
@@ -22,6 +24,7 @@ from helpers.stub import StubPipe, make, open_run
 from ssd1b_jax import Output, RunError, SaveError, images, runs
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.runs import Policy, Shard, claims, columns, journal, names
+from ssd1b_jax.runs.bucket import Bucket
 
 TESTS = Path(__file__).parent
 
@@ -110,7 +113,7 @@ def test_line_numbers_are_those_of_an_editor():
         (b"prompt,seed\nx,1.5.5\n", "seed must be a number, got '1.5.5'"),
         (b"prompt,exact_steps\nx,maybe\n", "exact_steps must be true or false"),
         (b"prompt,image\nx,\n", "image is empty"),
-        (b"prompt,image\nx,s3://bucket/a.png\n", "image must be a file of this machine"),
+        (b"prompt,image\nx,http://host/a.png\n", "image must be a file, or in one of s3, gs, az"),
     ],
 )
 def test_bad_csv_lines(data, sentence):
@@ -222,6 +225,7 @@ def test_every_column_that_a_request_has_is_known():
         (dict(image="sub/photo.jpg"), "sub/photo.png"),
         (dict(image="/far/photo.tar.jpg"), "photo.tar.png"),
         (dict(image="../photo.jpg"), "photo.png"),
+        (dict(image="s3://bucket/far/photo.jpg"), "photo.png"),
         (dict(), "000001.png"),
     ],
 )
@@ -546,6 +550,63 @@ def test_a_lease_is_taken_by_one_and_stolen_once_it_has_run_out(here):
     assert (first.lost, second.lost) == (1, 0)
     assert [*journal.read(folders[0], ".claims/00000000.jsonl")] == [dict(line=3, output="a")]
     second.close()
+
+
+# object stores
+
+
+def objects(store) -> dict[str, str]:
+    """The sha256 of every object but the run's own, by its name."""
+    names = [each["path"] for some in obstore.list(store) for each in some]
+    data = {name: bytes(obstore.get(store, name).bytes()) for name in names}
+    own = ("run.json", "results.jsonl")
+    return {name: hashlib.sha256(data[name]).hexdigest() for name in data if name not in own}
+
+
+def test_a_run_in_an_object_store_is_that_of_a_folder():
+    make(listing(50), "whole")
+    store = obstore.store.MemoryStore()
+    run = make("list.csv", Bucket("memory://", store), policy=Policy(lease=5.0))
+    assert run.tally.made == 50 and objects(store) == pictures("whole")
+    entries = [json.loads(line) for line in bytes(obstore.get(store, "results.jsonl").bytes()).splitlines()]
+    assert {entry["output"]: entry["sha256"] for entry in entries} == objects(store) and len(entries) == 50
+    obstore.delete(store, "p3.png")
+    obstore.put(store, "p4.png", b"damaged")
+    run = make("list.csv", Bucket("memory://", store), policy=Policy(lease=5.0))
+    assert (run.kept, run.redone, run.tally.made) == (48, 2, 2) and objects(store) == pictures("whole")
+
+
+def test_workers_of_an_object_store_count_each_picture_once():
+    make(listing(100), "whole")
+    store = obstore.store.MemoryStore()
+    how = dict(pipe=StubPipe(0.002), policy=Policy(lease=5.0))
+    with ThreadPoolExecutor() as pool:
+        done = [*pool.map(lambda _: make("list.csv", Bucket("memory://", store), **how), range(3))]
+    assert sum(run.tally.made for run in done) == 100 and objects(store) == pictures("whole")
+    assert all(run.tally.done == 100 for run in done)
+
+
+def test_an_object_store_is_claimed_and_has_no_files_of_others(here):
+    store = obstore.store.MemoryStore()
+    obstore.put(store, "p1.png", b"mine")
+    with pytest.raises(RunError, match=r"memory: has files that would be replaced \(p1.png\)"):
+        make(listing(3), Bucket("memory:", store), policy=Policy(lease=5.0))
+    with pytest.raises(RunError, match="give --claim"):
+        make("list.csv", Bucket("memory:", store))
+    with pytest.raises(RunError, match="nowhere://x cannot be reached"):
+        Bucket("nowhere://x")
+
+
+def test_pictures_are_fetched_from_object_stores(here):
+    url = f"file://{here}"
+    rows = [dict(id=f"p{i}", image=f"{url}/in.png", prompt="x", seed=i) for i in range(30)]
+    write("list.jsonl", *rows, dict(id="gone", image=f"{url}/gone.png", prompt="x"))
+    run = make("list.jsonl", "out")
+    assert run.tally.made == 30 and dict(run.tally.failed) == {"ImageError": 1}
+    [failure] = run.failures()
+    assert failure["error"].startswith(f"{url}/gone.png: cannot be read: ")
+    record = json.loads(images.read_text("out/p3.png")["ssd1b"])
+    assert record["request"]["image"]["sha256"] == hashlib.sha256(Path("in.png").read_bytes()).hexdigest()
 
 
 # the command

@@ -32,7 +32,7 @@ def add(commands) -> None:
     parser.set_defaults(command=_run)
     add = parser.add_argument
     add("manifest", type=Path, metavar="MANIFEST", help="a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a folder")
-    add("-o", "--output", type=Path, required=True, metavar="OUT", help="the folder of pictures and results.jsonl")
+    add("-o", "--output", required=True, metavar="OUT", help="the folder of pictures; also s3://…, gs://…, az://…")
     add("--prompt", metavar="PROMPT", help=SETTINGS["prompt"].words)
     add("--image", metavar="IMAGE", help=SETTINGS["image"].words)
     add("--dry-run", action="store_true", help="check every line, and say what the run will take; nothing is written")
@@ -76,7 +76,7 @@ def _batch(arguments: argparse.Namespace, report: Report) -> int:
     from ssd1b_jax import runs
     from ssd1b_jax.checkpoints.model_folder import read_manifest
     from ssd1b_jax.runs import origin
-    from ssd1b_jax.runs.folder import Folder
+    from ssd1b_jax.runs.place import place
 
     for name, value in settings.given(arguments, "pipeline").items():
         SETTINGS[name].check(value)
@@ -84,8 +84,8 @@ def _batch(arguments: argparse.Namespace, report: Report) -> int:
     defaults = _defaults(arguments, model.config)
     shard = runs.Shard.parse(arguments.shard)
     _check_sharing(arguments, shard)
-    manifest = runs.read(arguments.manifest, ignored=arguments.ignore, without=arguments.output)
-    folder = Folder(arguments.output)
+    manifest = runs.read(arguments.manifest, ignored=arguments.ignore, without=Path(arguments.output))
+    folder = place(arguments.output)
     if arguments.dry_run:
         return _dry_run(arguments, manifest, defaults, folder, shard, report)
     about = dict(name=model.name, sha256=model.sha256, dtype=arguments.dtype, per_device=arguments.per_device)
@@ -95,7 +95,7 @@ def _batch(arguments: argparse.Namespace, report: Report) -> int:
         add=arguments.add,
         verify=arguments.verify,
         on_error=arguments.on_error,
-        lease=arguments.lease if arguments.claim else None,
+        lease=arguments.lease if arguments.claim or not folder.is_local else None,
     )
     run = runs.Run(manifest, defaults, folder, made_by, shard=shard, policy=policy)
     try:
@@ -128,10 +128,13 @@ def _defaults(arguments: argparse.Namespace, config) -> Any:
 
 
 def _check_sharing(arguments: argparse.Namespace, shard) -> None:
-    if arguments.claim and shard.worker:
+    from ssd1b_jax.runs.bucket import is_url
+
+    claims = arguments.claim or is_url(arguments.output)
+    if claims and shard.worker:
         raise RequestError("a worker has a share or claims what is left: give --shard or --claim")
-    if arguments.restart and (arguments.claim or shard.worker):
-        raise RequestError("restart removes what other workers make: give it without --shard and --claim, alone")
+    if arguments.restart and (claims or shard.worker):
+        raise RequestError("restart removes what other workers make: give it alone, in a folder")
     if arguments.lease <= 0:
         raise RequestError(f"lease must be above 0 seconds, got {arguments.lease:g}")
 

@@ -3,15 +3,17 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import PurePosixPath
 
 from ssd1b_jax import images
 from ssd1b_jax.errors import Error, RunError
 from ssd1b_jax.request import PICTURES, Request
-from ssd1b_jax.runs.folder import Folder
+from ssd1b_jax.runs import inputs
 from ssd1b_jax.runs.index import OTHERS, PENDING, SIDECAR, Index
 from ssd1b_jax.runs.items import Defaults, Item
 from ssd1b_jax.runs.manifest import Line, Manifest
+from ssd1b_jax.runs.place import Place
 from ssd1b_jax.runs.shards import Shard
 
 MAX_TOLD = 20  # of a kind of fault
@@ -48,7 +50,7 @@ def told(where: str, error: Error) -> str:
 def check(
     manifest: Manifest,
     defaults: Defaults,
-    folder: Folder,
+    folder: Place,
     index: Index,
     shard: Shard,
     *,
@@ -90,7 +92,7 @@ def check(
     return checked
 
 
-def _take_names(line: Line, defaults: Defaults, folder: Folder, index: Index, shard: Shard, alike: list[str]) -> None:
+def _take_names(line: Line, defaults: Defaults, folder: Place, index: Index, shard: Shard, alike: list[str]) -> None:
     has_sidecar = defaults.output_of(line).sidecar
     for name in defaults.names(line):
         folder.check_inside(name)
@@ -106,8 +108,12 @@ def _take_names(line: Line, defaults: Defaults, folder: Folder, index: Index, sh
 
 def _count(line: Line, defaults: Defaults, checked: Checked, headers: bool) -> None:
     items = [*defaults.items(line)]
-    for picture in _pictures(items[0]) if items and headers else ():
-        images.probe(picture)
+    if headers:
+        [(first, error)] = inputs.fetched(items[:1])
+        if error is not None:
+            raise error
+        for picture in _pictures(first):
+            images.probe(picture)
     for item in items:
         calls, work = cost(item.request, defaults)
         checked.pictures += 1
@@ -130,15 +136,11 @@ def cost(request: Request, defaults: Defaults) -> tuple[int, float]:
     return calls, calls * (1 + guided) * area
 
 
-def check_free(manifest: Manifest, defaults: Defaults, folder: Folder) -> None:
+def check_free(folder: Place, index: Index) -> None:
     """Raise RunError where files that no run has made are in the place of outputs."""
-    taken: list[str] = []
-    for line in manifest.lines() if folder.has_files else ():
-        taken += [name for name in names_of(line, defaults) if folder.exists(name)]
-        if len(taken) >= MAX_TOLD:
-            break
+    taken = [*islice((name for name in folder.all_names() if index.state(name) is not None), MAX_TOLD)]
     if taken:
-        told = ", ".join(taken[:3]) + (" and more" if len(taken) > 3 else "")
+        told = ", ".join(sorted(taken)[:3]) + (" and more" if len(taken) > 3 else "")
         raise RunError(f"{folder.root} has files that would be replaced ({told}): choose another folder")
 
 
@@ -150,8 +152,10 @@ def names_of(line: Line, defaults: Defaults) -> list[str]:
         return []
 
 
-def replaces_input(item: Item, folder: Folder) -> bool:
+def replaces_input(item: Item, folder: Place) -> bool:
     """Whether an item's file is one of the pictures that it is made from."""
-    path = folder.path(item.name)
+    path = folder.local(item.name)
     pictures = (picture for picture in _pictures(item) if isinstance(picture, str | os.PathLike))
-    return path.exists() and any(os.path.exists(picture) and path.samefile(picture) for picture in pictures)
+    if path is None or not path.exists():
+        return False
+    return any(os.path.exists(picture) and path.samefile(picture) for picture in pictures)

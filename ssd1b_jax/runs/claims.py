@@ -20,9 +20,9 @@ from typing import Any
 
 from ssd1b_jax.errors import SaveError
 from ssd1b_jax.runs import journal
-from ssd1b_jax.runs.folder import Folder
 from ssd1b_jax.runs.index import KEPT, REDONE, Index
 from ssd1b_jax.runs.journal import CLAIMS
+from ssd1b_jax.runs.place import Place
 
 BLOCK = 16  # lines that are taken together
 MERGE = "merge"  # the block that is putting all together
@@ -39,7 +39,7 @@ class Claims:
     `lost` counts entries of blocks that another worker took and has committed first.
     """
 
-    def __init__(self, folder: Folder, seconds: float):
+    def __init__(self, folder: Place, seconds: float):
         self.lost = 0
         self._folder, self._seconds = folder, seconds
         self._mutex = threading.Lock()
@@ -141,10 +141,9 @@ class Claims:
             for entry in journal.read(self._folder, name):
                 if entry["output"]:
                     index.set(entry["output"], REDONE)
-        results = journal.Journal(self._folder, journal.file_name())
         old = (entry for entry in kept if index.state(entry["output"]) == KEPT)
-        results.replace(chain(old, *(journal.read(self._folder, name) for name in journal.claimed(self._folder))))
-        results.close()
+        new = (journal.read(self._folder, name) for name in journal.claimed(self._folder))
+        self._folder.write_lines(journal.file_name(), map(journal.dump, chain(old, *new)))
         self._mine.clear()
         self._folder.move_aside(CLAIMS)
 
@@ -181,6 +180,9 @@ class Claims:
                 return False
         except FileNotFoundError:
             raise Merged from None
+        if self._folder.identity(journal.file_name()) != self._results:
+            self._folder.discard(_lease(block, last + 1))
+            raise Merged
         if self._folder.exists(f"{CLAIMS}/{block}.jsonl"):  # done in the meantime
             self._folder.discard(_lease(block, last + 1))
             return False

@@ -11,6 +11,7 @@ from ssd1b_jax import settings
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.images import sources
 from ssd1b_jax.request import PICTURES
+from ssd1b_jax.runs.bucket import SCHEMES, is_url
 from ssd1b_jax.settings import SETTINGS
 from ssd1b_jax.settings.kinds import Number, Pair, Scales, Switch
 
@@ -98,8 +99,13 @@ def picture(name: str, value: Any, folder: Path) -> str | bytes:
     decoded = sources.from_json(value)
     if isinstance(decoded, bytes):
         return decoded
+    if is_url(value):
+        return value
     if "://" in value:
-        raise RequestError(f"{name} must be a file of this machine, got {value[:MAX_QUOTE]!r}: download it first")
+        places = ", ".join(SCHEMES)
+        raise RequestError(
+            f"{name} must be a file, or in one of {places}, got {value[:MAX_QUOTE]!r}: download it first"
+        )
     return str(folder / value)
 
 

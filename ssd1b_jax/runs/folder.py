@@ -8,7 +8,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -21,8 +21,11 @@ IDLE = 600  # seconds, after which nobody writes there any more
 class Folder:
     """What is below `root`, by names with slashes. Every object is a worker, with unfinished files of its own."""
 
+    is_local = True
+
     def __init__(self, root: Path):
         self.root = root
+        self._lock: int | None = None
         self.worker = f"{re.sub(r'[^A-Za-z0-9]', '-', socket.gethostname())}-{os.getpid()}-{secrets.token_hex(4)}"
         self.partial = root / PARTIAL / self.worker
         self._checked: set[str] = set()
@@ -62,13 +65,29 @@ class Folder:
             return ()
         return status.st_ino, status.st_size, status.st_mtime_ns
 
-    def path(self, name: str) -> Path:
-        return self.root / name
+    def lock(self, *, shared: bool) -> None:
+        """Have the folder for this process, or for all that have a share, until `unlock`. Raises RunError."""
+        self.make("")
+        with saving(self.root):
+            self._lock = os.open(self.root, os.O_RDONLY)
+        if not lock(self._lock, shared=shared):
+            self.unlock()
+            raise RunError(f"{self.root} is in use: another process is at this run; wait for it, or end it")
 
-    @property
-    def has_files(self) -> bool:
-        """Whether there is anything that is not unfinished."""
-        return any(path.name != PARTIAL for path in self.root.iterdir())
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
+
+    def all_names(self) -> Iterator[str]:
+        """Every file, but those that are unfinished."""
+        for parent, folders, names in os.walk(self.root):
+            folders[:] = [name for name in folders if name != PARTIAL]
+            yield from ((Path(parent) / name).relative_to(self.root).as_posix() for name in names)
+
+    def local(self, name: str) -> Path:
+        """A file of this machine."""
+        return self.root / name
 
     def exists(self, name: str) -> bool:
         return os.path.lexists(self.root / name)
@@ -79,6 +98,25 @@ class Folder:
             return (self.root / name).read_bytes()
         except FileNotFoundError:
             return None
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        """The lines of a file, none where there is none."""
+        try:
+            file = (self.root / name).open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            yield from file
+
+    def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
+        """Write a file, all of it or nothing; the lines may come from the older one. Raises SaveError."""
+        with saving(self.root / name):
+            aside = self.partial / secrets.token_hex(8)
+            with aside.open("xb") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, self.root / name)
 
     def names(self, prefix: str, suffix: str) -> list[str]:
         """Files of one folder by how their names begin and end, in order."""

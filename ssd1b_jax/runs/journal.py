@@ -12,6 +12,7 @@ from typing import Any
 
 from ssd1b_jax.errors import RunError
 from ssd1b_jax.runs.folder import Folder, lock, saving
+from ssd1b_jax.runs.place import Place
 
 NAME, END = "results", ".jsonl"
 CLAIMS = ".claims"  # the folder of blocks that workers have claimed
@@ -24,12 +25,12 @@ def file_name(worker: str = "") -> str:
     return f"{NAME}-{worker}{END}" if worker else f"{NAME}{END}"
 
 
-def files(folder: Folder) -> list[str]:
+def files(folder: Place) -> list[str]:
     """The journals of all workers."""
     return folder.names(NAME, END)
 
 
-def claimed(folder: Folder) -> list[str]:
+def claimed(folder: Place) -> list[str]:
     """The journals of blocks that are done, in order."""
     return folder.names(f"{CLAIMS}/", END)
 
@@ -48,21 +49,16 @@ def dump(entry: Entry) -> bytes:
     return (json.dumps(entry) + "\n").encode()
 
 
-def read(folder: Folder, name: str) -> Iterator[Entry]:
+def read(folder: Place, name: str) -> Iterator[Entry]:
     """The entries of one journal."""
-    try:
-        file = folder.path(name).open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        yield from filter(None, map(parse, file))
+    yield from filter(None, map(parse, folder.lines(name)))
 
 
 class Journal:
     """One worker's journal, open to be added to by many threads. Only one process may have it open."""
 
     def __init__(self, folder: Folder, name: str):
-        self._path = folder.path(name)
+        self._path = folder.local(name)
         self._folder = folder
         self._mutex = threading.Lock()
         with saving(self._path):

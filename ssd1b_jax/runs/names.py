@@ -21,7 +21,7 @@ def name(line: Line, output: Output) -> str:
     given = values.get("output") or values.get("id")
     if given is None and line.image is not None:
         image = PurePosixPath(line.image)
-        inside = not image.is_absolute() and ".." not in image.parts
+        inside = not image.is_absolute() and ".." not in image.parts and "://" not in line.image
         given = str(image.with_suffix("") if inside else image.stem)
     given = given or f"{line.number:06}"
     if not given.lower().endswith(ENDS):

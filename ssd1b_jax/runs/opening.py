@@ -1,6 +1,5 @@
 """What is done before a run makes anything: its folder is locked, its manifest checked, what is there verified."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Literal
 from ssd1b_jax.errors import RunError
 from ssd1b_jax.runs import checking, journal, names, origin
 from ssd1b_jax.runs.checking import Checked
-from ssd1b_jax.runs.folder import Folder, lock, saving
 from ssd1b_jax.runs.index import KEPT, OTHERS, REDONE, RETRIED, Index
 from ssd1b_jax.runs.items import Defaults
 from ssd1b_jax.runs.manifest import Manifest
+from ssd1b_jax.runs.place import Place
 from ssd1b_jax.runs.shards import Shard
 
 VERIFIERS = 8  # threads that read what is kept
@@ -37,21 +36,10 @@ class Policy:
     lease: float | None = None
 
 
-def locked(folder: Folder, *, shared: bool) -> int:
-    """A descriptor that keeps the folder locked: for this process, or for all that have a share. Raises RunError."""
-    folder.make("")
-    with saving(folder.root):
-        descriptor = os.open(folder.root, os.O_RDONLY)
-    if not lock(descriptor, shared=shared):
-        os.close(descriptor)
-        raise RunError(f"{folder.root} is in use: another process is at this run; wait for it, or end it")
-    return descriptor
-
-
 def begin(
     manifest: Manifest,
     defaults: Defaults,
-    folder: Folder,
+    folder: Place,
     made_by: origin.Origin,
     index: Index,
     shard: Shard,
@@ -69,16 +57,16 @@ def begin(
     if then is not None and policy.restart:
         _remove_all(folder)
     if then is None or policy.restart:
-        _write_origin(manifest, defaults, folder, made_by)
+        _write_origin(folder, made_by, index)
     elif not is_same:
         folder.write(origin.NAME, origin.dump(made_by))
     return checked
 
 
-def _write_origin(manifest: Manifest, defaults: Defaults, folder: Folder, made_by: origin.Origin) -> None:
+def _write_origin(folder: Place, made_by: origin.Origin, index: Index) -> None:
     """Write run.json, unless another worker has meanwhile begun the same run."""
     try:
-        checking.check_free(manifest, defaults, folder)
+        checking.check_free(folder, index)
     except RunError:
         if origin.read(folder) is None:
             raise
@@ -86,7 +74,7 @@ def _write_origin(manifest: Manifest, defaults: Defaults, folder: Folder, made_b
         origin.check(origin.read(folder) or {}, made_by, folder)
 
 
-def _remove_all(folder: Folder) -> None:
+def _remove_all(folder: Place) -> None:
     """Remove the pictures of the run that the folder has, and all that it tells of them."""
     for name in (*journal.files(folder), *journal.claimed(folder)):
         for entry in journal.read(folder, name):
@@ -100,12 +88,12 @@ def _remove_all(folder: Folder) -> None:
     folder.remove(origin.NAME)
 
 
-def remove_claims(folder: Folder) -> None:
+def remove_claims(folder: Place) -> None:
     for name in folder.names(f"{journal.CLAIMS}/", ""):
         folder.remove(name)
 
 
-def verified(folder: Folder, name: str, index: Index, policy: Policy) -> Iterator[journal.Entry]:
+def verified(folder: Place, name: str, index: Index, policy: Policy) -> Iterator[journal.Entry]:
     """The entries of a journal that stay, one for each picture that is as it should be; the index learns of them."""
     entries = journal.read(folder, name)
     with ThreadPoolExecutor(VERIFIERS) as pool:
@@ -123,7 +111,7 @@ def verified(folder: Folder, name: str, index: Index, policy: Policy) -> Iterato
                     index.set(output, RETRIED if entry.get("error") else REDONE)
 
 
-def _is_whole(folder: Folder, entry: journal.Entry, policy: Policy) -> bool:
+def _is_whole(folder: Place, entry: journal.Entry, policy: Policy) -> bool:
     """Whether a picture is on the disk as its entry tells."""
     name = entry["output"]
     if entry.get("error") or not name or not names.is_safe(name) or folder.size(name) != entry.get("bytes"):

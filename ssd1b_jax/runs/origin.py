@@ -8,9 +8,9 @@ from typing import Any
 from ssd1b_jax import settings
 from ssd1b_jax.errors import RunError
 from ssd1b_jax.records import PACKAGES
-from ssd1b_jax.runs.folder import Folder
 from ssd1b_jax.runs.items import OUTPUT, Defaults
 from ssd1b_jax.runs.manifest import Manifest
+from ssd1b_jax.runs.place import Place
 
 NAME = "run.json"
 FORMAT = 1
@@ -33,12 +33,12 @@ def describe(manifest: Manifest, defaults: Defaults, model: Mapping[str, Any], l
     )
 
 
-def read(folder: Folder) -> Origin | None:
+def read(folder: Place) -> Origin | None:
     """What makes the run in a folder, None where there is none. Raises RunError."""
     data = folder.read(NAME)
     if data is None:
         return None
-    path = folder.path(NAME)
+    path = f"{folder.root}/{NAME}"
     try:
         origin = json.loads(data)
         if origin["format"] != FORMAT:
@@ -54,7 +54,7 @@ def dump(origin: Origin) -> bytes:
     return (json.dumps(origin, indent=1) + "\n").encode()
 
 
-def check(then: Origin, now: Origin, folder: Folder) -> None:
+def check(then: Origin, now: Origin, folder: Place) -> None:
     """Raise RunError with what differs."""
     differences = [*_differences(then, now)]
     if differences:

@@ -10,23 +10,22 @@ moment, in any way: the next one keeps what is so, and makes the rest again.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import PurePosixPath
 from typing import Any
 
-from ssd1b_jax.errors import BAD_INPUT, FAILED, Error, RequestError
+from ssd1b_jax.errors import BAD_INPUT, FAILED, Error, RequestError, RunError
 from ssd1b_jax.records import KEY, dumps, saving
 from ssd1b_jax.request import Request
 from ssd1b_jax.result import Result
-from ssd1b_jax.runs import checking, journal, opening, origin
+from ssd1b_jax.runs import checking, inputs, journal, opening, origin
 from ssd1b_jax.runs.claims import Claims, Merged
-from ssd1b_jax.runs.folder import Folder
 from ssd1b_jax.runs.index import KEPT, PENDING, REDONE, RETRIED, Index
 from ssd1b_jax.runs.items import Defaults, Item
 from ssd1b_jax.runs.manifest import Line, Manifest
 from ssd1b_jax.runs.opening import Policy
+from ssd1b_jax.runs.place import Place
 from ssd1b_jax.runs.savers import Savers
 from ssd1b_jax.runs.shards import Shard
 from ssd1b_jax.runs.tally import Status, Tally, status_name
@@ -46,7 +45,7 @@ class Run:
         self,
         manifest: Manifest,
         defaults: Defaults,
-        folder: Folder,
+        folder: Place,
         made_by: origin.Origin,
         *,
         shard: Shard = WHOLE,
@@ -58,7 +57,9 @@ class Run:
         self._claims: Claims | None = None
         self._journal: journal.Journal | None = None
         is_alone = not shard.worker and policy.lease is None
-        self._lock = opening.locked(folder, shared=not is_alone)
+        if is_alone and not folder.is_local:
+            raise RunError(f"workers claim what they make in an object store such as {folder.root}: give --claim")
+        folder.lock(shared=not is_alone)
         try:
             folder.prepare(is_alone)
             checked = opening.begin(manifest, defaults, folder, made_by, self.index, shard, policy)
@@ -104,8 +105,13 @@ class Run:
         flying: dict[int, Item] = {}
 
         def requests() -> Iterator[Request]:
-            for number, item in enumerate(self._pending(tell)):
+            number = 0
+            for item, error in inputs.fetched(self._pending(tell)):
+                if error is not None:
+                    self._fail(error, tell, item)
+                    continue
                 flying[number] = item
+                number += 1
                 yield item.request
 
         with Savers() as savers, closing(pipe.stream(requests(), on_error="yield")) as outcomes:
@@ -152,7 +158,7 @@ class Run:
                 each.close()
         finally:
             self.folder.tidy()
-            os.close(self._lock)
+            self.folder.unlock()
             self.index.close()
 
     def _keep(self, is_alone: bool) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from ssd1b_jax.errors import SaveError
-from ssd1b_jax.runs.folder import Folder
+from ssd1b_jax.runs.place import Place
 
 SECONDS = 2.0  # between two status files
 
@@ -83,7 +83,7 @@ class Tally:
 class Status:
     """Writes a status file now and then while it is open; at the end it has the state that was set last."""
 
-    def __init__(self, folder: Folder, name: str, tally: Tally):
+    def __init__(self, folder: Place, name: str, tally: Tally):
         self.state = "running"
         self._folder, self._name, self._tally = folder, name, tally
         self._ended = threading.Event()

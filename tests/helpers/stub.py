@@ -50,12 +50,12 @@ class StubPipe:
 
 def open_run(manifest, out, *, policy=None, shard=None, ignored=(), **defaults) -> runs.Run:
     """A run of the stub."""
+    place = Folder(Path(out)) if isinstance(out, str | Path) else out
     defaults = runs.Defaults(config=emoji(), **defaults)
-    listed = runs.read(manifest, ignored=ignored, without=Path(out))
+    listed = runs.read(manifest, ignored=ignored)
     made_by = origin.describe(listed, defaults, MODEL, {})
-    return runs.Run(
-        listed, defaults, Folder(Path(out)), made_by, shard=shard or runs.Shard(), policy=policy or runs.Policy()
-    )
+    how = dict(shard=shard or runs.Shard(), policy=policy or runs.Policy())
+    return runs.Run(listed, defaults, place, made_by, **how)
 
 
 def make(manifest, out, pipe=None, tell=lambda entry: None, **about) -> runs.Run:
