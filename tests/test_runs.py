@@ -21,8 +21,9 @@ from helpers import stub
 from helpers.commands import run as command
 from helpers.stub import StubPipe, make, open_run
 
-from ssd1b_jax import Output, RunError, SaveError, images, runs
+from ssd1b_jax import Output, RunError, SaveError, images, plan, runs
 from ssd1b_jax.errors import RequestError
+from ssd1b_jax.plan.compiler import Chip, Cost
 from ssd1b_jax.runs import Policy, Shard, claims, columns, journal, names
 from ssd1b_jax.runs.bucket import Bucket
 
@@ -276,9 +277,15 @@ def test_names_that_are_alike_are_told_before_any_work(first, second, sentence):
 
 
 def test_a_run_makes_each_picture_once_and_says_so():
-    entries = []
-    run = make(listing(), "out", tell=entries.append)
+    entries, states = [], []
+
+    def tell(entry):
+        entries.append(entry)
+        states.append(json.loads(Path("out/status.json").read_text())["state"])
+
+    run = make(listing(), "out", tell=tell)
     check_whole(20)
+    assert set(states) == {"running"}
     assert sorted(entries, key=lambda entry: entry["line"]) == sorted(results(), key=lambda entry: entry["line"])
     entry = next(entry for entry in results() if entry["id"] == "p7")
     assert (entry["line"], entry["output"], entry["seed"], entry["error"]) == (9, "p7.png", 7, None)
@@ -662,6 +669,31 @@ def test_a_dry_run_checks_every_line_and_says_what_it_takes(capsys, tiny_folder,
     assert err.splitlines()[0].startswith("line 4: photos/none.png: not a picture")
     assert err.splitlines()[1:] == ["line 9: num_inference_steps must be a whole number from 1 to 1000, got 2000"]
     assert re.fullmatch(r"8 lines, 2 of them wrong: 6 pictures, 6 model calls; about \d s on 1 x cpu\n", out)
+
+
+def test_a_plan_of_a_run(capsys, monkeypatch):
+    def make_plan(*_, size, **__):
+        """One call of a second at 64 pixels, four at 128."""
+        cost = Cost(flops=1e12 * size[0] ** 2 / 64**2)
+        programs = [plan.Program(title="a program", cost=cost, weights=0, idle=0)] * 3
+        about = dict(devices=4, device_kind="chip", per_device=1, dtype="bfloat16", quick=True)
+        return plan.Plan(programs=tuple(programs), chip=Chip(1e12, 1e12, 10**9), width=64, height=64, **about)
+
+    monkeypatch.setattr(plan, "make", make_plan)
+    common = dict(image="in.png", steps=10, strength=1.0)
+    unguided = common | dict(guidance_scale=1.0, width=128, height=128)
+    write("list.jsonl", dict(id="a", **common), dict(id="b", **unguided), dict(id="c", strength=2, image="in.png"))
+    arguments = ("--manifest", "list.jsonl", "--hosts", "2", "--efficiency", "0.5", "--price", "10")
+    code, out, _ = command(capsys, "plan", "emoji", "--json", *arguments)
+    facts = json.loads(out)
+    # (2 + 10) s, and (2 + 10 / 2) x 4 s, at half the speed on 8 devices
+    assert code == 0 and facts["hours"] * 3600 == pytest.approx((12 + 28) / 0.5 / 8)
+    assert facts["cost"] == pytest.approx(facts["device_hours"] * 10) and facts["estimate"] is True
+    assert (facts["pictures"], facts["calls"], facts["lines_that_are_wrong"]) == (2, 20, 1)
+    _, out, _ = command(capsys, "plan", "emoji", *arguments)
+    assert "an ESTIMATE for 8 x chip at 50% of the roofline: 10 s, 0.20 pictures/s" in out
+    code, _, err = command(capsys, "plan", "emoji", "--manifest", "list.jsonl", "--efficiency", "2")
+    assert code == 2 and err == "error: efficiency must be in (0, 1], got 2\n"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 from ssd1b_jax.cli.console import print_json
 from ssd1b_jax.errors import INTERRUPTED
 
+PATIENCE = 0.5  # seconds to give up leases in, where the process is about to end
 LOG_SECONDS = 60  # between lines about progress, where there is no terminal
 
 
@@ -100,6 +101,10 @@ class Report:
         """Say how to go on."""
         done = f", {self._run.tally.done} of {self._run.tally.total} are done" if self._run else ""
         print(f"\ninterrupted{done}; to go on: {command}", file=sys.stderr, flush=True)
+        if self._run is not None:
+            giving_up = threading.Thread(target=self._run.abandon, daemon=True)
+            giving_up.start()
+            giving_up.join(PATIENCE)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -136,6 +141,9 @@ def interruptible(work: Callable[[], int], on_interrupt: Callable[[], None]) -> 
 
 @contextmanager
 def _terminated_as_interrupted():
+    if threading.current_thread() is not threading.main_thread():  # which alone may
+        yield
+        return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

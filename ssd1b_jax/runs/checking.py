@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from ssd1b_jax import images
 from ssd1b_jax.errors import Error, RunError
 from ssd1b_jax.request import PICTURES, Request
-from ssd1b_jax.runs import inputs
+from ssd1b_jax.runs import inputs, names
 from ssd1b_jax.runs.index import OTHERS, PENDING, SIDECAR, Index
 from ssd1b_jax.runs.items import Defaults, Item
 from ssd1b_jax.runs.manifest import Line, Manifest
@@ -95,6 +95,7 @@ def check(
 def _take_names(line: Line, defaults: Defaults, folder: Place, index: Index, shard: Shard, alike: list[str]) -> None:
     has_sidecar = defaults.output_of(line).sidecar
     for name in defaults.names(line):
+        names.check(name, line.where)
         folder.check_inside(name)
         other = index.add(name, line.number, PENDING if shard.has(name) else OTHERS)
         if has_sidecar and other is None:

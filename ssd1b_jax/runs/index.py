@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from ssd1b_jax.runs.names import key
 
@@ -20,6 +19,7 @@ class Index:
         self._database.execute("CREATE TABLE names (key TEXT PRIMARY KEY, line INT, state INT) WITHOUT ROWID")
         self._database.execute("CREATE TABLE parents (key TEXT PRIMARY KEY, line INT) WITHOUT ROWID")
         self._database.execute("BEGIN")
+        self._parent = ""  # of the last name
 
     def add(self, name: str, line: int, state: int = PENDING) -> int | None:
         """Take a name. The line that has a name like it already, else None."""
@@ -27,8 +27,12 @@ class Index:
             self._database.execute("INSERT INTO names VALUES (?, ?, ?)", (key(name), line, state))
         except sqlite3.IntegrityError:
             return self._database.execute("SELECT line FROM names WHERE key = ?", (key(name),)).fetchone()[0]
-        for parent in [*PurePosixPath(name).parents][:-1]:
-            self._database.execute("INSERT OR IGNORE INTO parents VALUES (?, ?)", (key(str(parent)), line))
+        parent = name.rpartition("/")[0]
+        if parent != self._parent:
+            self._parent = parent
+            while parent:
+                self._database.execute("INSERT OR IGNORE INTO parents VALUES (?, ?)", (key(parent), line))
+                parent = parent.rpartition("/")[0]
         return None
 
     def in_the_way(self) -> Iterator[tuple[str, int, int]]:

@@ -45,10 +45,9 @@ class Defaults:
     loras: frozenset[str] = frozenset()
 
     def names(self, line: Line) -> list[str]:
-        """The files of a line's pictures. Raises RequestError, and RunError for a name that no run can have."""
+        """The files of a line's pictures, which `names.check` may refuse. Raises RequestError or ImageError."""
         count = SETTINGS["num_images"].check(line.values.get("num_images", self.count))
         base = names.name(line, self.output_of(line))
-        names.check(base, line.where)
         return [names.numbered(base, index, count) for index in range(count)]
 
     def items(self, line: Line) -> Iterator[Item]:

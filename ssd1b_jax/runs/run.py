@@ -90,7 +90,6 @@ class Run:
         worker = self.shard.worker or (self.folder.worker if self._claims else "")
         self.tally.begin()
         with Status(self.folder, status_name(worker), self.tally) as status:
-            status.state = "stopped"
             with suppress(Stopped):
                 if self._claims is None:
                     self._make(pipe, tell)
@@ -139,7 +138,7 @@ class Run:
 
     def first_request(self) -> Request | None:
         """The request of the first picture that is to be made."""
-        for line in self.manifest.lines():
+        for line in filter(self._is_wanted, self.manifest.lines()):
             with suppress(Error):
                 for item in self.defaults.items(line):
                     if self._is_pending(item.name):
@@ -147,8 +146,9 @@ class Run:
         return None
 
     def failures(self) -> Iterator[journal.Entry]:
-        """The entries of pictures that failed."""
-        for name in (*journal.files(self.folder), *journal.claimed(self.folder)):
+        """The entries of pictures that failed: of this share, where there are several."""
+        everybody = (*journal.files(self.folder), *journal.claimed(self.folder))
+        for name in [journal.file_name(self.shard.worker)] if self.shard.worker else everybody:
             yield from (entry for entry in journal.read(self.folder, name) if entry.get("error"))
 
     def close(self) -> None:
@@ -160,6 +160,12 @@ class Run:
             self.folder.tidy()
             self.folder.unlock()
             self.index.close()
+
+    def abandon(self) -> None:
+        """Give up leases and unfinished files, as the process is about to end."""
+        if self._claims is not None:
+            self._claims.close()
+        self.folder.tidy()
 
     def _keep(self, is_alone: bool) -> None:
         """Look at all that the journals tell of. The only worker puts what is so into one of its own."""

@@ -81,7 +81,7 @@ class Tally:
 
 
 class Status:
-    """Writes a status file now and then while it is open; at the end it has the state that was set last."""
+    """Writes a status file now and then while it is open. At the end its state is "stopped", unless it was set."""
 
     def __init__(self, folder: Place, name: str, tally: Tally):
         self.state = "running"
@@ -97,6 +97,8 @@ class Status:
     def __exit__(self, *exception) -> None:
         self._ended.set()
         self._thread.join()
+        if self.state == "running":
+            self.state = "stopped"
         try:
             self.write()
         except SaveError:  # of a full disk, which something else has told
