@@ -586,7 +586,7 @@ def test_a_run_in_an_object_store_is_that_of_a_folder():
 def test_workers_of_an_object_store_count_each_picture_once():
     make(listing(100), "whole")
     store = obstore.store.MemoryStore()
-    how = dict(pipe=StubPipe(0.002), policy=Policy(lease=5.0))
+    how = dict(pipe=StubPipe(0.002), policy=Policy(lease=2.0))
     with ThreadPoolExecutor() as pool:
         done = [*pool.map(lambda _: make("list.csv", Bucket("memory://", store), **how), range(3))]
     assert sum(run.tally.made for run in done) == 100 and objects(store) == pictures("whole")
@@ -763,17 +763,18 @@ def test_of_four_workers_one_is_killed_and_every_picture_counts_once():
     assert workers[0].wait() == -signal.SIGKILL
     assert [worker.wait(60) for worker in workers[1:]] == [0, 0, 0]
     check_whole(300)
+    assert sorted(path.name for path in Path("out").glob("*.json*")) == ["results.jsonl", "run.json"]
     assert pictures("out") == pictures("whole")
 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_within_a_second_and_says_how_to_go_on(photos):
-    arguments = [sys.executable, "-m", "ssd1b_jax", "batch", photos, "-o", "out", "--steps", "1000", "--exact-steps"]
+    heard = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    command = [sys.executable, "-m", "ssd1b_jax", "batch", photos, "-o", "out", "--steps", "1000", "--exact-steps"]
     write("list.csv", ["image", "prompt"], *([f"photos/{i}.png", "a cat"] for i in range(6)))
     environment = os.environ | dict(PYTHONPATH=str(TESTS.parent))
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    heard = dict(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # also where pytest is in background
-    process = subprocess.Popen(arguments, env=environment, **pipes, **heard)
+    process = subprocess.Popen([sys.executable, "-c", heard, *command[1:]], env=environment, **pipes)
     until = time.monotonic() + 120
     while not Path("out/status.json").exists() and time.monotonic() < until:
         time.sleep(0.1)

@@ -70,6 +70,9 @@ class Bucket:
     def make(self, name: str) -> None:
         pass
 
+    def remove_empty(self, name: str) -> None:
+        pass
+
     def check_inside(self, name: str) -> None:
         """Nothing: an object store has no links."""
 

@@ -155,6 +155,7 @@ class Claims:
             mine, self._mine = self._mine, {}
         for block, lease in mine.items():
             self._folder.discard(_lease(block, lease))
+        self._folder.remove_empty(CLAIMS)
 
     def _look(self) -> tuple[dict[str, int], set[str]]:
         """The last lease of each block, and the blocks that are done. Raises Merged."""
@@ -178,8 +179,9 @@ class Claims:
         try:
             if not self._folder.create(_lease(block, last + 1), self._lease_data(), parents=False):
                 return False
-        except FileNotFoundError:
-            raise Merged from None
+        except FileNotFoundError:  # merged; or removed by one that found it empty
+            self._folder.make(CLAIMS)
+            return False
         if self._folder.identity(journal.file_name()) != self._results:
             self._folder.discard(_lease(block, last + 1))
             raise Merged

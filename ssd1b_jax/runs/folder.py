@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from ssd1b_jax.errors import RunError, SaveError
@@ -56,6 +56,11 @@ class Folder:
         """Make a folder and all in it unfinished, at once."""
         with saving(self.root / name):
             os.replace(self.root / name, self.partial / secrets.token_hex(8))
+
+    def remove_empty(self, name: str) -> None:
+        """Remove a folder that has nothing in it."""
+        with suppress(OSError):
+            (self.root / name).rmdir()
 
     def identity(self, name: str) -> tuple[int, ...]:
         """Changes with a file that is replaced."""

@@ -87,9 +87,11 @@ class Run:
 
         Raises SaveError and DeviceError; what was done stays.
         """
-        worker = self.shard.worker or (self.folder.worker if self._claims else "")
+        name = status_name(self.shard.worker)
+        if self._claims is not None:
+            name = ("" if self.folder.is_local else f"{journal.CLAIMS}/") + status_name(self.folder.worker)
         self.tally.begin()
-        with Status(self.folder, status_name(worker), self.tally) as status:
+        with Status(self.folder, name, self.tally) as status:
             with suppress(Stopped):
                 if self._claims is None:
                     self._make(pipe, tell)
@@ -97,7 +99,7 @@ class Run:
                     self._make_claimed(pipe, tell, self._claims)
                 status.state = "done"
         if self._claims is not None:
-            self.folder.discard(status_name(worker))
+            self.folder.discard(name)
 
     def _make(self, pipe: Any, tell: Tell) -> None:
         """Go through the manifest once."""
@@ -134,6 +136,8 @@ class Run:
                 if not claims.wait():
                     break
             claims.merge(journal.read(self.folder, journal.file_name()), self.index)
+            for name in self.folder.names("status-", ".json"):  # also of workers that died
+                self.folder.discard(name)
         self.tally.others = self.tally.total - self.tally.kept - self.tally.made - self.tally.failed.total()
 
     def first_request(self) -> Request | None:
@@ -235,6 +239,8 @@ class Run:
             self.folder.write(opening.sidecar(item.name), data)
             entry |= dict(sidecar=hashlib.sha256(data).hexdigest())
         self.folder.write(item.name, encoded.data)
+        if result.notes:
+            entry |= dict(notes=[*result.notes])
         entry |= dict(sha256=hashlib.sha256(encoded.data).hexdigest(), bytes=len(encoded.data), error=None)
         self._enter(entry, tell)
 
