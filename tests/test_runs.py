@@ -769,7 +769,10 @@ def test_of_four_workers_one_is_killed_and_every_picture_counts_once():
 
 @pytest.mark.slow
 def test_ctrl_c_ends_within_a_second_and_says_how_to_go_on(photos):
-    heard = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    heard = (  # also where pytest runs in the background, which ignores Ctrl-C
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
     command = [sys.executable, "-m", "ssd1b_jax", "batch", photos, "-o", "out", "--steps", "1000", "--exact-steps"]
     write("list.csv", ["image", "prompt"], *([f"photos/{i}.png", "a cat"] for i in range(6)))
     environment = os.environ | dict(PYTHONPATH=str(TESTS.parent))
