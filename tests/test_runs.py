@@ -366,6 +366,13 @@ def test_another_manifest_or_other_settings_are_refused_with_what_differs():
     check_whole(2)
 
 
+def test_a_run_that_goes_on_does_not_look_at_every_setting_again(monkeypatch):
+    about = dict(request=dict(guidance_interval=(0.0, 0.5), loras={"x": 0.5}), loras=frozenset("x"))
+    make(listing(3), "out", **about)
+    monkeypatch.setattr(runs.checking, "_count", lambda *_: pytest.fail("looked"))
+    assert make("list.csv", "out", **about).kept == 3
+
+
 def test_files_of_others_are_never_replaced():
     Path("out").mkdir()
     Path("out/p1.png").write_bytes(b"mine")
@@ -638,6 +645,7 @@ def test_batch_makes_what_it_can_and_names_the_rest(capsys, tiny_folder, photos)
     )
     assert out.startswith("7 pictures to make\nout: 6 made, 0 kept, 1 failed (1 ImageError), ")
     assert sorted(pictures()) == [f"photos/{i}.png" for i in range(6)]
+    assert "notes" not in results()[0]
     record = json.loads(images.read_text("out/photos/3.png")["ssd1b"])
     assert (record["request"]["strength"], record["request"]["num_inference_steps"]) == (0.7, 3)
     Path("out/photos/2.png").unlink()
