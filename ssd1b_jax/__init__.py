@@ -56,6 +56,9 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for checkers and editors
         RequestError as RequestError,
     )
     from ssd1b_jax.errors import (
+        RunError as RunError,
+    )
+    from ssd1b_jax.errors import (
         SaveError as SaveError,
     )
     from ssd1b_jax.errors import (
@@ -89,6 +92,7 @@ _HOMES = {
     "PlanError": "errors",
     "RecordError": "errors",
     "RequestError": "errors",
+    "RunError": "errors",
     "SaveError": "errors",
     "Ticket": "engine.ticket",
     "WeightsError": "errors",

@@ -44,6 +44,10 @@ class PlanError(Error, ValueError):
     """A model, a device or a size that cannot be planned for."""
 
 
+class RunError(Error, ValueError):
+    """A run of many pictures that cannot begin: its manifest, its folder, or the names of its outputs."""
+
+
 class FileError(Error, ValueError):
     """A file with other contents than its place calls for; the message names it."""
 

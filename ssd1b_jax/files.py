@@ -39,11 +39,17 @@ def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
     if fault := foreign(data[:512]):
         raise FileError(f"{path} is {fault}")
     try:
-        return json.loads(data.decode(), object_pairs_hook=_unrepeated, parse_constant=_no_number)
-    except RecursionError:
-        raise FileError(f"{path} is not readable JSON: nested too deeply") from None
+        return parse_json(data)
     except ValueError as error:
         raise FileError(f"{path} is not readable JSON: {error}") from None
+
+
+def parse_json(data: bytes) -> Any:
+    """Strict JSON of bytes in UTF-8: no NaN, no repeated keys, bounded depth. Raises ValueError."""
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_unrepeated, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ssd1b_jax"
 
 # A room is a folder of the package or a file beside the folders. It may import those that it names, and all that they
-# may. The ground floor ends with `result`: it never imports JAX.
+# may. The ground floor ends with `runs`: it never imports JAX.
 ROOMS = {
     "errors": "",
     "files": "errors",
@@ -25,6 +25,7 @@ ROOMS = {
     "request": "settings prompts",
     "records": "request",
     "result": "records",
+    "runs": "result",
     "kernels": "",
     "models": "kernels config",
     "checkpoints": "models settings",
@@ -35,12 +36,12 @@ ROOMS = {
     "notebook": "pipeline",
     "plan": "pipeline presets",
     "server": "replay",
-    "cli": "arguments grid plan server",
+    "cli": "arguments grid plan server runs",
     "__main__": "cli",
-    "bench": "arguments pipeline",
+    "bench": "arguments pipeline runs",
     "training": "arguments pipeline",
 }
-GROUND = list(ROOMS)[: list(ROOMS).index("result") + 1]
+GROUND = list(ROOMS)[: list(ROOMS).index("runs") + 1]
 COMPOSERS = {f"training.{name}" for name in ("artwork", "judge", "pictures")}  # of pictures to learn from
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

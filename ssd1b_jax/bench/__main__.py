@@ -24,13 +24,15 @@ PARTS = {
     "img2img": "a whole picture, programs compiled and weights loaded",
     "start": "a new process to its first picture; compiled programs are cached",
     "load": "a new process that imports what it needs, verifies and loads the weights",
-    "batch": "64 pictures, files to files, 16 at a time, ours on 4 virtual devices (emoji only)",
+    "batch": "64 pictures, files to files, 16 at a time, ours a run on --devices (emoji only)",
+    "batch-mixed": "the same of mixed sizes, steps and samplers, ours alone (emoji only)",
     "queue": "64 pictures of 4 to 50 steps, --width at a time on --devices, beside batches (emoji only)",
     "queue-even": "the same, of equal steps (emoji only)",
     "compile": "tracing and compiling the UNet, no cache; ours alone, as PyTorch needs no compiling",
     "host": "a picture, file to file, and how much of that is the host's work",
 }
 QUEUES = ("queue", "queue-even")
+RUNS = ("batch", "batch-mixed")
 FRESH = ("start", "load")  # every run in a new process
 # The peers, by their module in `bench`: the package that each needs, and its parts.
 PEERS = {
@@ -40,7 +42,7 @@ PEERS = {
     ),
     "openvino": ("openvino", ("unet", "vae-encode", "vae-decode")),
 }
-EMBEDDED_ONLY = ("batch", *QUEUES)  # the weights are on every one of the devices
+EMBEDDED_ONLY = (*RUNS, *QUEUES)  # the weights are on every one of the devices
 COLUMNS = ("who", "median s", "spread s", "ratio", "CPU s", "peak GB", "TFLOP", "of peak")
 
 
@@ -82,6 +84,8 @@ def _contenders(part: str, peers: bool) -> list[str]:
     installed = [name for name, (package, parts) in PEERS.items() if part in parts and find_spec(package)]
     if part in QUEUES:
         return ["queue", "batches", *(installed if peers else [])]
+    if part in RUNS:
+        return ["runs", *(installed if peers else [])]
     return ["ours", *["ours:load"] * (part == "start"), *(installed if peers and find_spec("torch") else [])]
 
 
@@ -100,7 +104,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="default: 30 for emoji, 20 for ssd_1b")
     parser.add_argument("--strength", type=float, help="default: 1.0 for emoji, 0.6 for ssd_1b")
     parser.add_argument("--width", type=int, default=1, help="pictures at a time on a device, of queue (default: 1)")
-    parser.add_argument("--devices", type=int, default=1, help="virtual devices, of queue (default: 1)")
+    parser.add_argument("--devices", type=int, default=1, help="virtual devices, of batch and queue (default: 1)")
     parser.add_argument("--reps", type=int, default=5, help="runs of each contender after the first (default: 5)")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="ours alone")
     options = parser.parse_args(argv)

@@ -15,7 +15,7 @@ from flax import nnx
 from ssd1b_jax import models
 from ssd1b_jax.bench import weights
 from ssd1b_jax.bench.contenders import Prepared, started
-from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, TOGETHER, Task
+from ssd1b_jax.bench.task import FOLDER, GUIDED, Task
 from ssd1b_jax.checkpoints.memory import trim_heap
 from ssd1b_jax.checkpoints.model_folder import Manifest, Model, load_model, read_manifest, save_model
 from ssd1b_jax.checkpoints.tensor_names import keys, table
@@ -213,18 +213,6 @@ def host(task: Task) -> Prepared:
     return Prepared(run, notes=notes)
 
 
-def batch(task: Task, devices: int = 4) -> Prepared:
-    """Pictures from files to files over virtual devices: how many a second, and how much of that these had work."""
-    jax.config.update("jax_num_cpu_devices", devices)
-    run, times = _from_files(task, Devices(per_device=TOGETHER // devices), PICTURES)
-
-    def notes() -> dict[str, float]:
-        seconds, spent = np.transpose(times[1:])
-        return dict(pictures_per_s=float(PICTURES / np.median(seconds)), busy_share=float(np.median(spent / seconds)))
-
-    return Prepared(run, notes=notes)
-
-
 def compile_unet(task: Task) -> Prepared:
     """Tracing and compiling the UNet from shapes alone, with no cache."""
     jax.config.update("jax_enable_compilation_cache", False)
@@ -244,5 +232,5 @@ def compile_unet(task: Task) -> Prepared:
 
 PARTS = {
     "unet": unet, "vae-encode": vae_encode, "vae-decode": vae_decode, "text": text, "img2img": img2img,
-    "start": start, "load": load, "batch": batch, "compile": compile_unet, "host": host,
+    "start": start, "load": load, "compile": compile_unet, "host": host,
 }  # fmt: skip

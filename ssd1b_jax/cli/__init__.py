@@ -10,10 +10,10 @@ import warnings
 
 from ssd1b_jax import __version__
 from ssd1b_jax.arguments import Parser, run
-from ssd1b_jax.cli import convert, demo, grid, img2img, info, plan, replay, samplers, serve, txt2img
+from ssd1b_jax.cli import batch, convert, demo, grid, img2img, info, plan, replay, samplers, serve, txt2img
 from ssd1b_jax.errors import EXIT_CODES
 
-COMMANDS = (img2img, txt2img, grid, replay, samplers, info, plan, demo, convert, serve)
+COMMANDS = (img2img, txt2img, batch, grid, replay, samplers, info, plan, demo, convert, serve)
 # The levels of XLA's and of the TPU library's own log: only what ends the process.
 NATIVE_LOGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
 

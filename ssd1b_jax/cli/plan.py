@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 
-from ssd1b_jax.cli import plan_table
+from ssd1b_jax.cli import plan_run, plan_table
 from ssd1b_jax.cli.console import add_json, print_json
 from ssd1b_jax.presets import PRESETS
 from ssd1b_jax.settings import DTYPES
@@ -42,6 +42,7 @@ def add(commands) -> None:
     attention.add_argument("--plain", action="store_true", help="with attention as its definition says")
     attention.add_argument("--compare", action="store_true", help="the same beside the plan with plain attention")
     add("--blocks", action="store_true", help="with --quick, list the blocks too")
+    plan_run.add_options(parser)
     add_json(parser)
 
 
@@ -58,18 +59,21 @@ def _run(arguments: argparse.Namespace) -> None:
 
     from ssd1b_jax import kernels, plan
 
-    def make(plain: bool):
+    def make(plain: bool, size: tuple[int, int] | None = None):
         with kernels.plain() if plain else contextlib.nullcontext():
             return plan.make(
                 arguments.model,
                 arguments.topology,
-                size=arguments.size,
+                size=size or arguments.size,
                 per_device=arguments.per_device,
                 dtype=arguments.dtype,
                 quick=arguments.quick,
                 say=_tell,
             )
 
+    if arguments.manifest:
+        plan_run.show(arguments, lambda size: make(arguments.plain, size))
+        return
     ours = make(arguments.plain)
     plain = make(True) if arguments.compare else None
     if arguments.json:

@@ -11,10 +11,10 @@ from ssd1b_jax.images.reading import (
     sha256,
 )
 from ssd1b_jax.images.resizing import MAX_UPSCALE, RESIZE_MODES, Pixels, Resized, resize, to_model, to_pil, upscale
-from ssd1b_jax.images.writing import check_writable, encode, save
+from ssd1b_jax.images.writing import check_encodable, check_writable, encode, save
 
 __all__ = [
-    "MAX_PIXELS", "MAX_UPSCALE", "RESIZE_MODES", "Loaded", "Pixels", "Resized", "Source", "check_writable", "encode",
-    "load", "probe", "read_attached", "read_text", "resize", "save", "sha256", "to_model", "to_pil",
-    "upscale",
+    "MAX_PIXELS", "MAX_UPSCALE", "RESIZE_MODES", "Loaded", "Pixels", "Resized", "Source",
+    "check_encodable", "check_writable", "encode", "load", "probe", "read_attached", "read_text", "resize", "save",
+    "sha256", "to_model", "to_pil", "upscale",
 ]  # fmt: skip

@@ -87,12 +87,10 @@ def load_layers(source: Source) -> Layers:
 
 
 def probe(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
-    """The width and height of a picture's file; its pixels are not decoded. Raises ImageError."""
+    """The width and height of a picture's file, or of the bytes of one; no pixel is decoded. Raises ImageError."""
     is_data = isinstance(source, bytes)
-    with (
-        _decoding("the picture" if is_data else str(source)),
-        io.BytesIO(source) if is_data else Path(source).open("rb") as file,
-    ):
+    name = "the picture" if is_data else str(source)
+    with _decoding(name), io.BytesIO(source) if is_data else Path(source).open("rb") as file:
         return _identify(file).size
 
 

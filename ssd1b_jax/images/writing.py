@@ -69,8 +69,13 @@ def _png_info(text: Text, attached: Attachments) -> dict[str, PngInfo]:
 
 def check_writable(path: str | os.PathLike[str], width: int = 1, height: int = 1) -> None:
     """Raise the error of `save` for this name, size and folder, before there is a picture to lose."""
-    _encoder(Path(path).suffix, width, height)
+    check_encodable(path, width, height)
     files.check_place(path)
+
+
+def check_encodable(path: str | os.PathLike[str], width: int, height: int) -> None:
+    """Raise the error of `encode` for this name and size."""
+    _encoder(Path(path).suffix, width, height)
 
 
 def save(

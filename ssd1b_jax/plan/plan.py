@@ -114,6 +114,11 @@ def make(
     return Plan(programs=tuple(programs), devices=len(devices.devices), device_kind=kind, chip=CHIPS.get(kind), **about)
 
 
+def config_of(model: str) -> ModelConfig:
+    """The config of a preset's name or a model folder. Raises PlanError."""
+    return _manifest(model, "bfloat16").config
+
+
 def _whole(stage: Lowerable, device: jax.Device, say: Say) -> tuple[Cost, tuple]:
     return compiler.cost(stage.mapped.lower(*stage.arguments), device, TITLES[stage.name], say), ()
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssd1b_jax import images, settings
+from ssd1b_jax import files, images, settings
 from ssd1b_jax.errors import ImageError, RecordError, SaveError
 from ssd1b_jax.records.reading import read, sidecar_path
 from ssd1b_jax.settings import default
@@ -42,17 +42,23 @@ class Output:
     def check(self, path: str | Path, width: int = 1, height: int = 1) -> None:
         """Raise what saving a picture of this size under this name would raise, before there is a picture to lose."""
         path = Path(path)
-        if self.format and path.suffix.lower() not in SUFFIXES[self.format]:
-            ends = " or ".join(SUFFIXES[self.format])
-            raise ImageError(f"the name of a {self.format} file must end in {ends}, got {path.name!r}")
-        images.check_writable(path, width * self.upscale, height * self.upscale)
-        if self.embed_input and path.suffix.lower() != ".png":
-            raise ImageError(f"the input can be embedded in a PNG only, got {path.name!r}")
+        self.check_name(path, width, height)
+        files.check_place(path)
         if self.sidecar and self.overwrite and is_foreign(sidecar := sidecar_path(path)):
             raise SaveError(
                 f"{sidecar}: cannot be saved: a file is there that is no record of a picture: move it away, or choose "
                 "another name for the picture"
             )
+
+    def check_name(self, path: str | Path, width: int, height: int) -> None:
+        """The part of `check` that looks at no disk."""
+        path = Path(path)
+        if self.format and path.suffix.lower() not in SUFFIXES[self.format]:
+            ends = " or ".join(SUFFIXES[self.format])
+            raise ImageError(f"the name of a {self.format} file must end in {ends}, got {path.name!r}")
+        images.check_encodable(path, width * self.upscale, height * self.upscale)
+        if self.embed_input and path.suffix.lower() != ".png":
+            raise ImageError(f"the input can be embedded in a PNG only, got {path.name!r}")
 
     def place(self, path: str | Path) -> Path:
         """The name to write: the one given, or without `overwrite` the first free one of a.png, a-2.png, a-3.png …

@@ -184,6 +184,8 @@ def canonical(name: str) -> str:
 
     Spelling is free: "DPM++ 2M Karras", "dpmpp-2m-karras". RequestError for a name that is no sampler's.
     """
+    if name in SAMPLERS:
+        return name
     plain, keys = _plain(name), _keys()
     if plain in keys:
         return keys[plain]

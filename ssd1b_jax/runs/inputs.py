@@ -1,0 +1,45 @@
+"""Pictures that lie in object stores: fetched ahead of the requests that need them."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ssd1b_jax.errors import Error
+from ssd1b_jax.request import PICTURES, Request
+from ssd1b_jax.runs.bucket import is_url, read_picture
+from ssd1b_jax.runs.items import Item
+
+AHEAD = 16  # items whose pictures are fetched meanwhile
+
+
+def remote(request: Request) -> dict[str, str]:
+    """The URLs among a request's pictures, by their settings."""
+    values = ((name, getattr(request, name)) for name in PICTURES)
+    return {name: value for name, value in values if isinstance(value, str) and is_url(value)}
+
+
+def fetched(items: Iterable[Item]) -> Iterator[tuple[Item, Error | None]]:
+    """Items in their order, with the bytes of pictures in place of URLs; or with the error that this ended in."""
+    waiting: deque[tuple[Item, Future | None]] = deque()
+    with ThreadPoolExecutor(AHEAD, thread_name_prefix="ssd1b-fetch") as pool:
+        for item in items:
+            waiting.append((item, pool.submit(_fetch, item) if remote(item.request) else None))
+            while waiting and (waiting[0][1] is None or len(waiting) > AHEAD):
+                yield _settled(*waiting.popleft())
+        while waiting:
+            yield _settled(*waiting.popleft())
+
+
+def _fetch(item: Item) -> Item:
+    pictures = {name: read_picture(url) for name, url in remote(item.request).items()}
+    return dataclasses.replace(item, request=dataclasses.replace(item.request, **pictures))
+
+
+def _settled(item: Item, future: Future | None) -> tuple[Item, Error | None]:
+    if future is None:
+        return item, None
+    try:
+        return future.result(), None
+    except Error as error:
+        return item, error

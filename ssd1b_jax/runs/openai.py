@@ -1,0 +1,53 @@
+"""The lines of an OpenAI batch: a call of the Images API each, as `custom_id`, `method`, `url` and `body`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssd1b_jax.errors import RequestError
+
+KEYS = {"custom_id", "method", "url", "body"}
+URLS = ("/v1/images/edits", "/v1/images/generations")
+WITHOUT_EFFECT = (
+    "background", "input_fidelity", "model", "moderation", "partial_images", "quality", "response_format", "stream",
+    "style", "user",
+)  # fmt: skip
+
+
+def is_batch_line(sent: Mapping[str, Any]) -> bool:
+    """Whether an object is a call of OpenAI's."""
+    return "custom_id" in sent and "body" in sent
+
+
+def settings_of(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a call, by the names that it has for them. Raises RequestError."""
+    if unknown := sent.keys() - KEYS:
+        raise RequestError(f"a line of an OpenAI batch has {', '.join(sorted(KEYS))}, got {min(unknown)!r} too")
+    if sent.get("method", "POST") != "POST" or sent.get("url") not in URLS:
+        asked = f"{sent.get('method')} {sent.get('url')}"
+        raise RequestError(f"a line of an OpenAI batch must be a POST to {' or '.join(URLS)}, got {asked[:80]!r}")
+    if not isinstance(sent["body"], Mapping):
+        raise RequestError(f"body must be an object, got {type(sent['body']).__name__}")
+    body = {name: value for name, value in sent["body"].items() if name not in WITHOUT_EFFECT}
+    if "images" in body:
+        body["image"] = _only(body.pop("images"))
+    for name in ("image", "mask"):
+        if isinstance(body.get(name), Mapping):
+            body[name] = body[name].get("image_url")
+    size = body.pop("size", "auto")
+    if size != "auto":
+        body["width"], body["height"] = _size(size)
+    return {"id": sent["custom_id"], **body}
+
+
+def _only(images: Any) -> Any:
+    if not isinstance(images, list) or len(images) != 1:
+        count = len(images) if isinstance(images, list) else "none"
+        raise RequestError(f"a picture is made from one picture, got {count}: give images one entry")
+    return images[0]
+
+
+def _size(size: Any) -> tuple[int, int]:
+    width, _, height = str(size).partition("x")
+    if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+        raise RequestError(f"size must be auto or WIDTHxHEIGHT, got {str(size)[:40]!r}")
+    return int(width), int(height)
