@@ -88,9 +88,7 @@ def load_layers(source: Source) -> Layers:
 
 def probe(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """The width and height of a picture's file, or of the bytes of one; no pixel is decoded. Raises ImageError."""
-    is_data = isinstance(source, bytes)
-    name = "the picture" if is_data else str(source)
-    with _decoding(name), io.BytesIO(source) if is_data else Path(source).open("rb") as file:
+    with _opened(source) as file:
         return _identify(file).size
 
 
