@@ -36,6 +36,7 @@ def openapi(service: Service) -> dict[str, Any]:
     described = settings.schema(config, owners=OWNERS)
     for name in NOT_HERE:
         del described["properties"][name]
+    described["required"] = ["prompt"]  # without an image a picture is made from text alone
     described["properties"]["priority"] = {"enum": ["interactive", "batch"], "default": "interactive"}
     by_id = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
     one = {"parameters": by_id, "responses": {"200": _body("Job"), "404": REFUSED}}

@@ -1,0 +1,77 @@
+"""Inpainting at full resolution: the part round a mask is cut out, made at the model's size, and put back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssd1b_jax import images
+from ssd1b_jax.images import mask_rules, masks
+from ssd1b_jax.server.options import Size
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of a picture. `box` is left, top, right and bottom in pixels; the mask is that of the whole picture."""
+
+    box: tuple[int, int, int, int]
+    whole: images.Pixels
+    remade: masks.Mask
+    blur: int
+
+    @property
+    def size(self) -> Size:
+        left, top, right, bottom = self.box
+        return right - left, bottom - top
+
+    @property
+    def image(self) -> images.Pixels:
+        return self.whole[self._slices]
+
+    @property
+    def mask(self) -> masks.Mask:
+        return self.remade[self._slices]
+
+    @property
+    def bytes_held(self) -> int:
+        return self.whole.nbytes + self.remade.nbytes
+
+    def paste(self, pixels: images.Pixels) -> images.Pixels:
+        """The whole picture with this part in it, where the mask is white; all else stays to the byte."""
+        changed = self.whole.copy()
+        changed[self._slices] = images.resize(pixels, *self.size, "stretch")
+        return masks.blend(self.whole, changed, masks.soften(self.remade, self.blur))
+
+    @property
+    def _slices(self) -> tuple[slice, slice]:
+        left, top, right, bottom = self.box
+        return slice(top, bottom), slice(left, right)
+
+
+def region(
+    image: images.Source, mask: images.Source, invert: bool, blur: int, padding: int, size: Size
+) -> Region | None:
+    """The part round what a mask has white, with the aspect of `size`; None where there is nothing white.
+
+    Raises ImageError.
+    """
+    whole = images.load(image).pixels
+    laid = masks.lay_over(mask_rules.read(mask).pixels, *whole.shape[:2])
+    remade = masks.white(laid) != invert
+    if not remade.any():
+        return None
+    rows, columns = (np.flatnonzero(remade.any(axis=axis)) for axis in (1, 0))
+    height, width = remade.shape
+    top, bottom = max(rows[0] - padding, 0), min(rows[-1] + 1 + padding, height)
+    left, right = max(columns[0] - padding, 0), min(columns[-1] + 1 + padding, width)
+    aspect = size[0] / size[1]
+    left, right = _widened(left, right, round((bottom - top) * aspect), width)
+    top, bottom = _widened(top, bottom, round((right - left) / aspect), height)
+    return Region((left, top, right, bottom), whole, remade, blur)
+
+
+def _widened(start: int, end: int, length: int, most: int) -> tuple[int, int]:
+    """A span of at least `length` round another, moved and cut to lie within 0 and `most`."""
+    wanted = max(end - start, min(length, most))
+    first = start - (wanted - (end - start)) // 2
+    first = int(min(max(first, 0), most - wanted))
+    return first, first + int(wanted)
