@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from ssd1b_jax.server import fields, inpainting, masks, pictures
+from ssd1b_jax.server import fields, masks, pictures
 from ssd1b_jax.server.bodies import BodyError
 from ssd1b_jax.server.fields import Fields
+from ssd1b_jax.server.inpainting import Region, region
 from ssd1b_jax.server.options import MAX_SIDE
 from ssd1b_jax.server.pictures import Sizing
 from ssd1b_jax.server.service import Service
@@ -124,19 +125,21 @@ async def _add_pictures(service: Service, payload: ImageToImage, sizing: Sizing,
         for name, value in dict(inpaint_full_res_padding=padding, mask_blur=blur).items():
             if not 0 <= value <= MAX_SIDE:
                 raise BodyError(f"{name} must be from 0 to {MAX_SIDE}, got {value}", field=name)
-        region = await service.in_thread(lambda: _region(service, image, mask, invert, blur, padding, sizing))
-        if region is not None:
-            sent |= dict(init_images=region.image, mask=region.mask, resize_mode="stretch")
-            height, width, _ = region.whole.shape
-            return Sizing(sizing.computed, (width, height), region)
+        part = await service.in_thread(lambda: _region(service, image, mask, invert, blur, padding, sizing))
+        if part is not None:
+            sent |= dict(init_images=part.image, mask=part.mask, resize_mode="stretch")
+            height, width, _ = part.whole.shape
+            return Sizing(sizing.computed, (width, height), part)
     sent |= dict(mask=mask, mask_blur=blur, inpainting_mask_invert=invert)
     return sizing
 
 
-def _region(service: Service, image: bytes, mask: Any, invert: bool, blur: int, padding: int, sizing: Sizing):
+def _region(
+    service: Service, image: bytes, mask: Any, invert: bool, blur: int, padding: int, sizing: Sizing
+) -> Region | None:
     pictures.check_input(image, "init_images", service.options.limits)
     with pictures.naming("init_images"):
-        return inpainting.region(image, mask, invert, blur, padding, sizing.computed)
+        return region(image, mask, invert, blur, padding, sizing.computed)
 
 
 def take_loras(prompt: str) -> tuple[str, dict[str, float]]:

@@ -48,7 +48,7 @@ class Fetcher:
                     continue
                 if answer.status != 200:
                     raise FieldError(f"{name}: the address answers with status {answer.status}", name)
-                return self._read(answer, name)
+                return self._read(answer, name, end)
         raise FieldError(f"{name}: the address leads to another more than {MAX_REDIRECTS} times", name)
 
     @contextlib.contextmanager
@@ -71,7 +71,8 @@ class Fetcher:
                     with client.sock:
                         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
                         client.request("GET", path, headers={"User-Agent": AGENT, "Accept": "image/*"})
-                        yield client.getresponse()
+                        with client.getresponse() as answer:
+                            yield answer
                 finally:
                     timer.cancel()
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -93,20 +94,22 @@ class Fetcher:
             pass
         raise refusal from None
 
-    def _read(self, answer: http.client.HTTPResponse, name: str) -> bytes:
+    def _read(self, answer: http.client.HTTPResponse, name: str, end: float) -> bytes:
         parts, size = [], 0
         while part := answer.read(PART):
             size += len(part)
             if size > self.most:
                 raise FieldError(f"{name}: the file has more than {self.most} bytes: send a smaller picture", name)
             parts.append(part)
+        if time.monotonic() >= end:  # what was cut reads as what has ended
+            raise TimeoutError
         return b"".join(parts)
 
 
 def is_public(address: Address) -> bool:
     """Whether an address is one of the internet's, and stands for no other that is not."""
     if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id:
+        if address.scope_id or address.is_site_local:
             return False
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
         if address in NAT64:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool
 
 from ssd1b_jax import images
 from ssd1b_jax.images import mask_rules, masks
@@ -35,7 +36,7 @@ class Region:
     def bytes_held(self) -> int:
         return self.whole.nbytes + self.remade.nbytes
 
-    def paste(self, pixels: images.Pixels) -> images.Pixels:
+    def paste(self, pixels: images.Pixels) -> images.Resized:
         """The whole picture with this part in it, where the mask is white; all else stays to the byte."""
         changed = self.whole.copy()
         changed[self._slices] = images.resize(pixels, *self.size, "stretch")
@@ -59,19 +60,24 @@ def region(
     remade = masks.white(laid) != invert
     if not remade.any():
         return None
-    rows, columns = (np.flatnonzero(remade.any(axis=axis)) for axis in (1, 0))
     height, width = remade.shape
-    top, bottom = max(rows[0] - padding, 0), min(rows[-1] + 1 + padding, height)
-    left, right = max(columns[0] - padding, 0), min(columns[-1] + 1 + padding, width)
+    left, right = _padded(remade.any(axis=0), padding)
+    top, bottom = _padded(remade.any(axis=1), padding)
     aspect = size[0] / size[1]
     left, right = _widened(left, right, round((bottom - top) * aspect), width)
     top, bottom = _widened(top, bottom, round((right - left) / aspect), height)
     return Region((left, top, right, bottom), whole, remade, blur)
 
 
+def _padded(remade: Bool[np.ndarray, " length"], padding: int) -> tuple[int, int]:
+    """The span of what is remade along one side, and the padding round it."""
+    places = np.flatnonzero(remade)
+    return max(int(places[0]) - padding, 0), min(int(places[-1]) + 1 + padding, len(remade))
+
+
 def _widened(start: int, end: int, length: int, most: int) -> tuple[int, int]:
     """A span of at least `length` round another, moved and cut to lie within 0 and `most`."""
     wanted = max(end - start, min(length, most))
     first = start - (wanted - (end - start)) // 2
-    first = int(min(max(first, 0), most - wanted))
-    return first, first + int(wanted)
+    first = min(max(first, 0), most - wanted)
+    return first, first + wanted
