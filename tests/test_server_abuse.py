@@ -1,5 +1,8 @@
 """What nobody should send: malformed bodies, half-open connections, and what a process does when it is told to stop."""
 
+import asyncio
+import base64
+import gc
 import json
 import os
 import random
@@ -8,13 +11,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 from helpers.server import in_base64, png, running
 
-from ssd1b_jax.server.options import Limits
+from ssd1b_jax.server.app import create_app
+from ssd1b_jax.server.options import Limits, ServerOptions
+from ssd1b_jax.server.schema import openapi
+from ssd1b_jax.server.service import Service
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +40,10 @@ GOOD = {
     "/sdapi/v1/img2img": dict(init_images=[in_base64(png())], prompt="apple", width=32, batch_size=1, mask=None),
     "/sdapi/v1/png-info": dict(image=in_base64(png())),
     "/hf": dict(inputs=in_base64(png()), parameters=dict(prompt="apple", strength=0.5)),
+    "/v1/images/generations": dict(prompt="apple", n=1, size="32x32", seed=1, stream=False),
+    "/sdapi/v1/txt2img": dict(prompt="apple", width=32, override_settings=dict(jpeg_quality=90), steps=4),
+    "/sdapi/v1/extra-single-image": dict(image=in_base64(png()), upscaling_resize=2, upscaler_1="Lanczos"),
+    "/v1/batches": dict(input_file_id="file-x", endpoint="/v1/images/edits", completion_window="24h"),
 }
 STRANGE = [
     None, True, -1, 0, 10**30, -(10**400), 1e308, "", " ", "\x00", "é" * 50, "a" * 20_000, [], [[]], [None] * 30, {},
@@ -75,10 +87,10 @@ def post(client, path: str, content: bytes, kind: bytes = b"application/json") -
 def test_no_body_is_a_fault_of_the_server(server, path, caplog):
     rng = random.Random(path)
     with server.client() as client:
-        bodies = [*RAW, *(mangled(GOOD[path], rng) for _ in range(60))] if path in GOOD else [*RAW]
+        bodies = [*RAW, *(mangled(GOOD[path], rng) for _ in range(40))] if path in GOOD else [*RAW]
         answers = [post(client, path, content) for content in bodies]
         statuses = {answer.status_code for answer in answers}
-        assert statuses <= {200, 202, 400, 406, 413, 415, 422, 429, 504}
+        assert statuses <= {200, 202, 400, 404, 406, 413, 415, 422, 429, 504}
         assert all(sentence(answer) for answer in answers if answer.status_code >= 400)
     assert "Traceback" not in caplog.text
 
@@ -191,6 +203,156 @@ def test_more_requests_than_may_be_open_are_refused(tiny_pipe):
                 connection.close()
             while client.get("/healthz").status_code == 503:
                 assert time.monotonic() < end
+
+
+def test_connections_are_capped(tiny_pipe):
+    """One caller has half of them; when it closes some, others are taken."""
+    with running(tiny_pipe, limits=Limits(connections=8)) as server:
+        connections = [connect(server) for _ in range(6)]
+        connections[5].settimeout(10)
+        assert connections[5].recv(1) == b""  # closed at once
+        for connection in connections:
+            connection.close()
+        end = time.monotonic() + 30
+        while True:
+            try:
+                with server.client() as client:
+                    assert client.get("/healthz").status_code == 200
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < end
+
+
+# Bodies by the thousand, without a network
+
+
+class InProcess:
+    """The app as a server has it, called directly."""
+
+    def __init__(self, pipe):
+        self.service = Service("tiny", ServerOptions())
+        self.service.load(pipe)
+        self.service.is_ready = True
+        self.app = create_app(self.service)
+
+    async def post(self, path: str, content: bytes, kind: str, **headers: str) -> tuple[int, bytes]:
+        sent = {"host": "localhost", "content-type": kind, "content-length": str(len(content))} | headers
+        scope = {
+            "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "root_path": "", "scheme": "http", "http_version": "1.1", "client": ("127.0.0.1", 1),
+            "server": ("localhost", 80),
+            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in sent.items()],
+        }  # fmt: skip
+        arriving = [{"type": "http.request", "body": content, "more_body": False}]
+        status, parts = 0, []
+
+        async def receive():
+            if arriving:
+                return arriving.pop()
+            await asyncio.Event().wait()
+
+        async def send(message):
+            nonlocal status
+            status = message.get("status", status)
+            parts.append(message.get("body", b""))
+
+        await self.app(scope, receive, send)
+        return status, b"".join(parts)
+
+
+def form(fields: dict) -> bytes:
+    """A form of what a JSON body would have; text of pictures as a file's bytes."""
+    parts = []
+    for name, value in fields.items():
+        is_file = name in ("image", "mask") and isinstance(value, str)
+        content = value if isinstance(value, str) else json.dumps(value)
+        data = base64.b64decode(value + "==") if is_file and len(value) > 100 else content.encode("utf-8", "replace")
+        parts.append(FORM % (name.encode(), b'; filename="a"' if is_file else b"", data))
+    return b"".join(parts) + b"--x--\r\n"
+
+
+@pytest.mark.slow
+def test_ten_thousand_malformed_bodies_are_refused_in_sentences(tiny_pipe, caplog):
+    """In each dialect's own form, with the field where one is at fault."""
+    rng, good = random.Random(0), GOOD | {"/v1/images/edits": dict(GOOD["/v1/ssd-img2img"], n=1)}
+    paths, counts = [*good], {}
+
+    async def ask_all(server):
+        for number in range(10_000):
+            path = rng.choice(paths)
+            content, kind = mangled(good[path], rng), "application/json"
+            if path == "/v1/images/edits":
+                sent = {
+                    name: rng.choice(STRANGE) if rng.random() < 0.2 else value for name, value in good[path].items()
+                }
+                content, kind = form(sent), "multipart/form-data; boundary=x"
+                if rng.random() < 0.3:
+                    content = content[: rng.randrange(len(content))]
+            status, body = await server.post(path, content, kind, x_deadline_seconds="0.001")
+            counts[status] = counts.get(status, 0) + 1
+            if status >= 400:
+                answer = json.loads(body)
+                error = answer.get("detail") or answer["error"]
+                assert error if isinstance(error, str) else error["message"], (number, path, body)
+
+    asyncio.run(ask_all(InProcess(tiny_pipe)))
+    assert set(counts) <= {200, 202, 400, 404, 406, 413, 415, 422, 429, 504} and sum(counts.values()) == 10_000
+    assert counts[400] > 5000 and "Traceback" not in caplog.text
+
+
+def test_every_setting_refuses_what_its_schema_refuses(tiny_pipe):
+    """A value of each JSON type that the schema does not list gives 400 with the setting's name."""
+    values = {"null": None, "boolean": True, "integer": 3, "number": 0.5, "string": "x", "array": [], "object": {}}
+    server = InProcess(tiny_pipe)
+    described = openapi(server.service)["components"]["schemas"]["Settings"]
+    good = dict(prompt="apple", image=in_base64(png()))
+
+    async def ask_all():
+        asked = 0
+        for name, schema in described["properties"].items():
+            kinds = schema.get("type", "string")
+            allowed = {kinds} if isinstance(kinds, str) else {*kinds}
+            allowed |= {"integer"} if "number" in allowed else set()
+            for kind, value in values.items():
+                if kind in allowed | {"null"} or (name in ("seed", "variation_seed") and kind == "number"):
+                    continue
+                content = json.dumps(good | {name: value}).encode()
+                status, body = await server.post("/jobs", content, "application/json")
+                assert status == 400 and json.loads(body)["error"]["field"] == name, (name, value, body)
+                asked += 1
+        return asked
+
+    assert asyncio.run(ask_all()) > 100
+
+
+@pytest.mark.slow
+def test_two_thousand_requests_leave_nothing_behind(tiny_pipe):
+    """Memory, files and threads are as they were after the first five hundred."""
+    body = dict(image=in_base64(png()), prompt="apple", num_inference_steps=1, strength=1.0)
+    process = Path("/proc/self")
+
+    def held() -> tuple[int, int, int]:
+        gc.collect()
+        resident = int(re.search(r"VmRSS:\s+(\d+)", (process / "status").read_text())[1])
+        return resident, len([*(process / "fd").iterdir()]), threading.active_count()
+
+    with running(tiny_pipe, limits=Limits(kept_jobs=20)) as server, server.client() as client:
+        for number in range(2000):
+            path = ("/hf", "/jobs", "/sdapi/v1/img2img", "/v1/images/generations")[number % 4]
+            sent = {
+                "/hf": dict(inputs=body["image"], parameters=dict(prompt="apple", num_inference_steps=1)),
+                "/jobs": body | dict(seed=number, strength=2.0 if number % 3 else 1.0),
+                "/sdapi/v1/img2img": dict(init_images=[body["image"]], prompt="a", steps=1, width=32, height=32),
+                "/v1/images/generations": dict(prompt="apple", steps=1, size="32x32" if number % 8 else "no size"),
+            }[path]
+            assert client.post(path, json=sent).status_code in (200, 202, 400)
+            if number == 500:
+                before = held()
+        while tiny_pipe.waiting:
+            time.sleep(0.02)
+        after = held()
+    assert after[0] - before[0] < 20_000, "kB more"
+    assert after[1] <= before[1] + 2 and after[2] <= before[2] + 1
 
 
 # The process

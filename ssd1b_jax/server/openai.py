@@ -38,8 +38,11 @@ USAGE = {
 
 def error(status: int, sentence: str, field: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
     """An error in OpenAI's form."""
-    body = {"message": sentence, "type": _kind(status), "param": field, "code": None}
-    return answers.as_json({"error": body}, status, headers)
+    return answers.as_json(error_body(status, sentence, field), status, headers)
+
+
+def error_body(status: int, sentence: str, field: str | None) -> dict[str, Any]:
+    return {"error": {"message": sentence, "type": _kind(status), "param": field, "code": None}}
 
 
 def _kind(status: int) -> str:
@@ -79,18 +82,29 @@ class OpenAI:
         if len(images) != 1 or not isinstance(images[0], bytes):
             raise BodyError(f"image must be one picture's file, got {len(images)} values", field="image")
         sent = {name: only(form, name) for name in form} | {"image": images[0]}
+        return await self._answer(request, sent, EDIT)
+
+    async def start(
+        self, request: HTTPRequest, sent: dict[str, Any], kind: str, priority: str = "interactive"
+    ) -> tuple[Job, dict[str, Any]]:
+        """The job of what was sent, and what its answer begins with. Raises as `Service.start`."""
+        return await self._start(request, sent, Options(sent), kind, priority)
+
+    async def _start(
+        self, request: HTTPRequest, sent: dict[str, Any], options: "Options", kind: str, priority: str
+    ) -> tuple[Job, dict[str, Any]]:
         if isinstance(sent.get("mask"), bytes):
             sent["mask"] = await self._service.mask(sent["mask"], "mask", masks.of_openai)
-        return await self._answer(request, sent, EDIT)
+        asked = fields.read(sent, needed=NEEDED[kind])
+        sizing = self._service.nearest_size(*options.size)
+        job = await self._service.start(request, asked, sizing, priority)
+        return job, _envelope(asked, sizing)
 
     async def _answer(self, request: HTTPRequest, sent: dict[str, Any], kind: str) -> Response:
         options = Options(sent)
-        asked = fields.read(sent, needed=NEEDED[kind])
-        sizing = self._service.nearest_size(*options.size)
-        job = await self._service.start(request, asked, sizing)
-        envelope = _envelope(asked, sizing)
+        job, envelope = await self._start(request, sent, options, kind, "interactive")
         if options.is_streamed:
-            return answers.as_events(self._events(job, sizing, options, kind, envelope))
+            return answers.as_events(self._events(job, options, kind, envelope))
         pictures = await job.answer(request)
         if options.response_format == "url":
             self._service.kept.add(job)
@@ -98,7 +112,7 @@ class OpenAI:
         return answers.as_json(envelope | {"data": data}, headers=answers.headers_of(pictures))
 
     async def _events(
-        self, job: Job, sizing: Sizing, options: "Options", kind: str, envelope: dict[str, Any]
+        self, job: Job, options: "Options", kind: str, envelope: dict[str, Any]
     ) -> AsyncIterator[tuple[str, Any]]:
         """At most `partial_images` previews of each picture, and each picture when it is done."""
         done, shown = 0, 0
@@ -108,7 +122,7 @@ class OpenAI:
                     yield _completed(picture, kind, envelope)
                     done, shown = done + 1, 0
                 if shown < options.partial_images and (pixels := job.preview) is not None:
-                    file = await self._service.preview(pixels, sizing.computed)
+                    file = await self._service.preview(pixels, self._service.nearest_size(*options.size).computed)
                     name = f"{kind}.partial_image"
                     yield name, {"type": name, "b64_json": file.base64, "partial_image_index": shown, **envelope}
                     shown += 1

@@ -36,9 +36,13 @@ class Limits:
     output_pixels: int = 16 << 20  # of a picture that is enlarged
     pictures: int = 10  # of one request
     prompt_characters: int = 10_000
+    connections: int = 800  # that are open; half of them may be one address's
     requests: int = 512  # that are open
     waiting: int = 256  # pictures in the queue
     waiting_seconds: float = 600.0  # predicted for the pictures in front of a new one
+    files: int = 100  # that batches read and write
+    files_bytes: int = 256 << 20
+    batches: int = 16
     fetches: int = 8  # of addresses at once
     fetch_seconds: float = 10.0
     kept_seconds: float = 3600.0  # for which a job that ended is kept
