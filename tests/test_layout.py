@@ -37,7 +37,7 @@ ROOMS = {
     "server": "replay",
     "cli": "arguments grid plan server",
     "__main__": "cli",
-    "bench": "arguments pipeline",
+    "bench": "arguments pipeline server",
     "training": "arguments pipeline",
 }
 GROUND = list(ROOMS)[: list(ROOMS).index("result") + 1]
