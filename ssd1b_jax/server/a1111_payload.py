@@ -9,7 +9,7 @@ import msgspec
 from ssd1b_jax.server import fields, masks, pictures
 from ssd1b_jax.server.bodies import BodyError
 from ssd1b_jax.server.fields import Fields
-from ssd1b_jax.server.inpainting import Region, region
+from ssd1b_jax.server.inpainting import MAX_BLUR, Region, region
 from ssd1b_jax.server.options import MAX_SIDE
 from ssd1b_jax.server.pictures import Sizing
 from ssd1b_jax.server.service import Service
@@ -122,10 +122,10 @@ async def _add_pictures(service: Service, payload: ImageToImage, sizing: Sizing,
     invert, blur = bool(payload.inpainting_mask_invert), round(payload.mask_blur)
     if payload.inpaint_full_res:
         padding = payload.inpaint_full_res_padding or 0
-        for name, value in dict(inpaint_full_res_padding=padding, mask_blur=blur).items():
-            if not 0 <= value <= MAX_SIDE:
-                raise BodyError(f"{name} must be from 0 to {MAX_SIDE}, got {value}", field=name)
-        part = await service.in_thread(lambda: _region(service, image, mask, invert, blur, padding, sizing))
+        for name, value, most in (("inpaint_full_res_padding", padding, MAX_SIDE), ("mask_blur", blur, MAX_BLUR)):
+            if not 0 <= value <= most:
+                raise BodyError(f"{name} must be from 0 to {most}, got {value}", field=name)
+        part = await service.in_thread(lambda: _part(service, image, mask, invert, blur, padding, sizing))
         if part is not None:
             sent |= dict(init_images=part.image, mask=part.mask, resize_mode="stretch")
             height, width, _ = part.whole.shape
@@ -134,7 +134,7 @@ async def _add_pictures(service: Service, payload: ImageToImage, sizing: Sizing,
     return sizing
 
 
-def _region(
+def _part(
     service: Service, image: bytes, mask: Any, invert: bool, blur: int, padding: int, sizing: Sizing
 ) -> Region | None:
     pictures.check_input(image, "init_images", service.options.limits)

@@ -12,22 +12,22 @@ class Listening(socket.socket):
     def __init__(self, listening: socket.socket, most: int):
         super().__init__(fileno=listening.detach())
         self.most = most
-        self.open: Counter[str] = Counter()
+        self.open_by_address: Counter[str] = Counter()
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Raises ConnectionAbortedError for a connection too many, of which asyncio then takes no more notice."""
         accepted, address = super().accept()
         caller = address[0]
-        if self.open.total() >= self.most or self.open[caller] >= max(self.most // 2, 1):
+        if self.open_by_address.total() >= self.most or self.open_by_address[caller] >= max(self.most // 2, 1):
             accepted.close()
             raise ConnectionAbortedError
-        self.open[caller] += 1
-        return _Connection(accepted, lambda: self._closed(caller)), address
+        self.open_by_address[caller] += 1
+        return _Connection(accepted, lambda: self._forget(caller)), address
 
-    def _closed(self, caller: str) -> None:
-        self.open[caller] -= 1
-        if not self.open[caller]:
-            del self.open[caller]
+    def _forget(self, caller: str) -> None:
+        self.open_by_address[caller] -= 1
+        if not self.open_by_address[caller]:
+            del self.open_by_address[caller]
 
 
 class _Connection(socket.socket):

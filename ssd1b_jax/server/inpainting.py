@@ -9,6 +9,8 @@ from ssd1b_jax import images
 from ssd1b_jax.images import mask_rules, masks
 from ssd1b_jax.server.options import Size
 
+MAX_BLUR = 64  # pixels, as in A1111; each is a pass over the part
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
@@ -38,9 +40,13 @@ class Region:
 
     def paste(self, pixels: images.Pixels) -> images.Resized:
         """The whole picture with this part in it, where the mask is white; all else stays to the byte."""
+        left, top, right, bottom = self.box
+        around = slice(max(top - 1, 0), bottom + 1), slice(max(left - 1, 0), right + 1)  # whence the edge fades
         changed = self.whole.copy()
         changed[self._slices] = images.resize(pixels, *self.size, "stretch")
-        return masks.blend(self.whole, changed, masks.soften(self.remade, self.blur))
+        share = masks.soften(self.remade[around], self.blur)
+        changed[around] = masks.blend(self.whole[around], changed[around], share)
+        return changed
 
     @property
     def _slices(self) -> tuple[slice, slice]:
