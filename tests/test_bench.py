@@ -102,6 +102,10 @@ def test_queue_and_batches_make_the_same_pictures():
         assert measured.notes["pictures_per_s"] == pytest.approx(64 / measured.median, rel=0.1)
 
 
+class StubServer(ThreadingHTTPServer):
+    request_queue_size = 64  # more than there are clients
+
+
 class Stub(BaseHTTPRequestHandler):
     def do_POST(self):
         sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -114,7 +118,7 @@ class Stub(BaseHTTPRequestHandler):
 
 
 def test_clients_ask_for_every_picture():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Stub) as server:
+    with StubServer(("127.0.0.1", 0), Stub) as server:
         server.steps, server.status = [], 200
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -18,11 +18,11 @@ Make = Callable[[bytes, int], bytes]  # a picture's file from another, in so man
 
 def ours(task: Task, pipe) -> Prepared:
     """`ssd1b serve` with this pipeline, by Hugging Face's address."""
-    from ssd1b_jax.server.options import Limits, ServerOptions
+    from ssd1b_jax.server.options import ServerOptions
     from ssd1b_jax.server.service import Service
     from ssd1b_jax.server.serving import serve
 
-    service = Service(task.model, ServerOptions(port=0, sizes=((task.size, task.size),), limits=Limits()))
+    service = Service(task.model, ServerOptions(port=0, sizes=((task.size, task.size),)))
     lines: list[str] = []
     told = threading.Event()
 

@@ -7,7 +7,7 @@ scheduler and all others. A mask's transparent part is remade; a mask without tr
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
@@ -85,36 +85,36 @@ class OpenAI:
         return await self._answer(request, sent, EDIT)
 
     async def start(
-        self, request: HTTPRequest, sent: dict[str, Any], kind: str, priority: str = "interactive"
-    ) -> tuple[Job, dict[str, Any]]:
-        """The job of what was sent, and what its answer begins with. Raises as `Service.start`."""
-        return await self._start(request, sent, Options(sent), kind, priority)
-
-    async def _start(
-        self, request: HTTPRequest, sent: dict[str, Any], options: "Options", kind: str, priority: str
-    ) -> tuple[Job, dict[str, Any]]:
+        self,
+        request: HTTPRequest,
+        sent: dict[str, Any],
+        options: "Options",
+        kind: str,
+        priority: Literal["interactive", "batch"] = "interactive",
+    ) -> "Started":
+        """The job of what was sent, without its options. Raises as `Service.start`."""
         if isinstance(sent.get("mask"), bytes):
             sent["mask"] = await self._service.mask(sent["mask"], "mask", masks.of_openai)
         asked = fields.read(sent, needed=NEEDED[kind])
         sizing = self._service.nearest_size(*options.size)
         job = await self._service.start(request, asked, sizing, priority)
-        return job, _envelope(asked, sizing)
+        return Started(job, sizing, _envelope(asked, sizing))
 
     async def _answer(self, request: HTTPRequest, sent: dict[str, Any], kind: str) -> Response:
         options = Options(sent)
-        job, envelope = await self._start(request, sent, options, kind, "interactive")
+        started = await self.start(request, sent, options, kind)
         if options.is_streamed:
-            return answers.as_events(self._events(job, options, kind, envelope))
+            return answers.as_events(self._events(started, options, kind))
+        job = started.job
         pictures = await job.answer(request)
         if options.response_format == "url":
             self._service.kept.add(job)
         data = [self._item(request, job, index, options) for index in range(len(pictures))]
-        return answers.as_json(envelope | {"data": data}, headers=answers.headers_of(pictures))
+        return answers.as_json(started.envelope | {"data": data}, headers=answers.headers_of(pictures))
 
-    async def _events(
-        self, job: Job, options: "Options", kind: str, envelope: dict[str, Any]
-    ) -> AsyncIterator[tuple[str, Any]]:
+    async def _events(self, started: "Started", options: "Options", kind: str) -> AsyncIterator[tuple[str, Any]]:
         """At most `partial_images` previews of each picture, and each picture when it is done."""
+        job, sizing, envelope = started
         done, shown = 0, 0
         try:
             async for _ in job.looks():
@@ -122,7 +122,7 @@ class OpenAI:
                     yield _completed(picture, kind, envelope)
                     done, shown = done + 1, 0
                 if shown < options.partial_images and (pixels := job.preview) is not None:
-                    file = await self._service.preview(pixels, self._service.nearest_size(*options.size).computed)
+                    file = await self._service.preview(pixels, sizing.computed)
                     name = f"{kind}.partial_image"
                     yield name, {"type": name, "b64_json": file.base64, "partial_image_index": shown, **envelope}
                     shown += 1
@@ -140,6 +140,14 @@ class OpenAI:
         if options.response_format == "url":
             return {"url": str(request.url_for("picture", id=job.id, index=index)), **common}
         return {"b64_json": picture.file.base64, **common}
+
+
+class Started(NamedTuple):
+    """A job on its way; `envelope` is what its answer, or each of its events, begins with."""
+
+    job: Job
+    sizing: Sizing
+    envelope: dict[str, Any]
 
 
 class Options:

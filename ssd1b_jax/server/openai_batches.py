@@ -180,7 +180,8 @@ class Batches:
             while True:
                 try:
                     sent = await self._sent(line)
-                    job, envelope = await self._images.start(request, sent, ENDPOINTS[line.url], "batch")
+                    options = openai.Options(sent)
+                    job, _, envelope = await self._images.start(request, sent, options, ENDPOINTS[line.url], "batch")
                     break
                 except Full:
                     await asyncio.sleep(RETRY_SECONDS)

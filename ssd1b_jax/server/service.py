@@ -141,10 +141,12 @@ class Service:
             raise Full("the pictures that wait take all the memory there is for them: try again", START_SECONDS)
         about = dict(caller=request.state.caller, priority=priority, deadline=_deadline(request))
         self._input_bytes += input_bytes
+        submitting = asyncio.ensure_future(self.in_thread(lambda: self._submit(pipe, fields, sizing, about)))
         try:
-            tickets = await self.in_thread(lambda: self._submit(pipe, fields, sizing, about))
+            tickets = await asyncio.shield(submitting)
         except BaseException:
             self._input_bytes -= input_bytes
+            submitting.add_done_callback(_give_up)
             raise
 
         async def finish(result: Result) -> Picture:
@@ -253,6 +255,13 @@ class Service:
         for job in self._running:
             job.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_up(submitting: asyncio.Future[list[Any]]) -> None:
+    """Cancel the pictures of a caller that was gone when they were submitted."""
+    if not submitting.cancelled() and submitting.exception() is None:
+        for ticket in submitting.result():
+            ticket.cancel()
 
 
 def _bytes_held(fields: Fields, sizing: Sizing) -> int:
