@@ -159,14 +159,14 @@ class Request:
             defaults["seed"] = draw_seed()
         if self.image is None:
             if self.mask is not None:
-                raise RequestError("a mask is laid over an image: give the image too")
+                raise RequestError("mask needs an image that it is laid over: give the image too")
             defaults["strength"] = 1.0
         given = vars(self) | dict.fromkeys(drawn)
         filled = given | {name: value for name, value in defaults.items() if given[name] is None}
         checked = {row.name: row.check(filled[row.name]) for row in settings.of("request")}
         request = dataclasses.replace(self, **checked)
         if self.image is None and request.strength != 1:
-            raise RequestError(f"without an image strength must be 1, as nothing is kept, got {request.strength:g}")
+            raise RequestError(f"strength must be 1 without an image, as nothing is kept, got {request.strength:g}")
         request._check_size(config)
         request._check_interval()
         request = dataclasses.replace(request, variation_seed=request._variation(), **request._sizes())

@@ -1,5 +1,8 @@
 """The benchmark's table, its turns, and each part on the embedded model."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from ssd1b_jax.bench import __main__ as bench
 from ssd1b_jax.bench import ours as contender
 from ssd1b_jax.bench import timeline
+from ssd1b_jax.bench.clients import ask_all
 from ssd1b_jax.bench.contenders import Measured, agreement, take_turns
 from ssd1b_jax.bench.ours import covered
 from ssd1b_jax.bench.task import Task
@@ -96,6 +100,39 @@ def test_queue_and_batches_make_the_same_pictures():
         assert 0 < measured.notes["busy_share"] < 1
         assert measured.notes["host_ms_per_tick"] > 0
         assert measured.notes["pictures_per_s"] == pytest.approx(64 / measured.median, rel=0.1)
+
+
+class StubServer(ThreadingHTTPServer):
+    request_queue_size = 64  # more than there are clients
+
+
+class Stub(BaseHTTPRequestHandler):
+    def do_POST(self):
+        sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.steps.append(sent["steps"])
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_clients_ask_for_every_picture():
+    with StubServer(("127.0.0.1", 0), Stub) as server:
+        server.steps, server.status = [], 200
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        asked = ask_all(task("serve"), server.server_port, "/", lambda image, steps, seed: dict(steps=steps))
+        for _ in range(2):
+            asked.run()
+        notes = asked.notes()
+        server.status = 500
+        with pytest.raises(ContenderError, match="the server answered 500"):
+            asked.run()
+        server.shutdown()
+        thread.join()
+    assert sorted(server.steps[:64]) == sorted(task("serve").all_steps())
+    assert notes["pictures_per_s"] > 0 and 0 < notes["p95_of_4_steps_s"] and notes["p95_s"] > 0
 
 
 def test_a_timeline_shows_where_pictures_end():

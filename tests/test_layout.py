@@ -38,7 +38,7 @@ ROOMS = {
     "server": "replay",
     "cli": "arguments grid plan server runs",
     "__main__": "cli",
-    "bench": "arguments pipeline runs",
+    "bench": "arguments pipeline runs server",
     "training": "arguments pipeline",
 }
 GROUND = list(ROOMS)[: list(ROOMS).index("runs") + 1]

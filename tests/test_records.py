@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jax
 import numpy as np
@@ -26,6 +27,9 @@ from ssd1b_jax.records import Output, saving
 from ssd1b_jax.records.reading import PARTS
 from ssd1b_jax.samplers import SAMPLERS, canonical
 
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
+RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 PROMPT = "a: (b), é"
 SETTINGS = dict(prompt=PROMPT, negative_prompt="blue, ugly", seed=2**40 + 1, scheduler="dpmpp_2m_karras", strength=0.75)
 
@@ -127,7 +131,7 @@ def test_parameters_are_what_a1111_writes(result):
     assert records.parameters(record) == (
         f"{PROMPT}\nNegative prompt: blue, ugly\nSteps: 6, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 3, "
         f'Seed: {2**40 + 1}, Size: 32x32, Model hash: 0123456789, Model: "fine, new", Denoising strength: 0.75, '
-        "RNG: JAX, Version: ssd1b_jax 0.1.0"
+        'RNG: JAX, Version: ssd1b_jax 0.1.0, Hashes: {"model": "0123456789"}'
     )
     record["request"] |= dict(negative_prompt="", noise="torch", scheduler="euler_a", guidance_scale=7.5)
     record["request"] |= dict(variation_seed=0, variation_strength=0.25, clip_skip=1, mask_blur=4.0)
@@ -136,7 +140,8 @@ def test_parameters_are_what_a1111_writes(result):
         f"{PROMPT}\nSteps: 6, Sampler: Euler a, CFG scale: 7.5, Seed: {2**40 + 1}, Size: 32x32, "
         'Model hash: 0123456789, Model: "fine, new", Variation seed: 0, Variation seed strength: 0.25, '
         "Denoising strength: 0.75, Clip skip: 3, RNG: CPU, Mask blur: 4, "
-        'Lora hashes: "style: fedcba9876", Version: ssd1b_jax 0.1.0'
+        'Lora hashes: "style: fedcba9876", Version: ssd1b_jax 0.1.0, '
+        'Hashes: {"model": "0123456789", "lora:style": "fedcba9876"}'
     )
 
 
@@ -170,6 +175,32 @@ def test_a_file_has_the_record_and_nothing_of_the_input(result, here, suffix):
     assert record.pop("written") == dict(name=path.name, upscale=2, sha256=images.sha256(enlarged))
     assert record == json.loads(records.dumps(result.record))
     assert b"home address" in (here / "in.png").read_bytes() and b"home address" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_file_says_that_a_program_made_it(result, here, suffix):
+    """As any reader of XMP finds it; the pixels are those of a file without a label."""
+    path = here / f"a.{suffix}"
+    result.save(path)
+    with Image.open(path) as picture:
+        (described,) = ElementTree.fromstring(picture.info["xmp"]).iter(f"{RDF}Description")
+    described = {name.removeprefix(IPTC): value for name, value in described.items()}
+    assert described["DigitalSourceType"] == f"{SOURCE_TYPE}compositeWithTrainedAlgorithmicMedia"
+    assert described["AISystemUsed"] == "ssd1b_jax, model tiny" and described["AISystemVersionUsed"] == "0.1.0"
+    assert described["AIPromptInformation"] == PROMPT
+    assert images.read_label(path) == records.label(result.record)
+    bare = images.encode(result.pixels, f".{suffix}")
+    np.testing.assert_array_equal(images.load(path).pixels, images.load(bare).pixels)
+
+
+def test_a_label_says_what_a_picture_was_made_from(result):
+    record = json.loads(records.dumps(result.record))
+    record["request"] |= dict(image=None, prompt="a\x00b\ud800" + "c" * 3000)
+    label = records.label(record)
+    assert label["DigitalSourceType"] == f"{SOURCE_TYPE}trainedAlgorithmicMedia"
+    assert label["AIPromptInformation"].startswith("a b c") and len(label["AIPromptInformation"]) == 2001
+    written = images.encode(result.pixels, ".jpg", label=label)
+    assert images.read_label(written) == label and images.read_text(written) == {}
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])

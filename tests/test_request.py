@@ -152,9 +152,9 @@ def test_without_an_image_the_picture_is_made_from_noise():
     table = request.table(tiny.tiny_config())
     assert request.strength == 1 and table.signal == 0 and table.steps_run == request.num_inference_steps
     assert Request.from_dict(request.to_dict()) == request
-    with pytest.raises(RequestError, match="without an image strength must be 1, as nothing is kept, got 0.5"):
+    with pytest.raises(RequestError, match="strength must be 1 without an image, as nothing is kept, got 0.5"):
         Request(image=None, prompt="a cat", strength=0.5).resolve(tiny.tiny_config())
-    with pytest.raises(RequestError, match="a mask is laid over an image: give the image too"):
+    with pytest.raises(RequestError, match="mask needs an image that it is laid over: give the image too"):
         Request(image=None, prompt="a cat", mask=np.ones((8, 8), bool)).resolve(tiny.tiny_config())
 
 

@@ -77,6 +77,14 @@ def test_a_job_has_several_pictures_in_the_format_that_is_asked_for(client):
     assert pixels(answer.content).shape == (64, 64, 3) and job["pictures"][1]["width"] == 64
 
 
+def test_a_job_without_an_image_is_text_to_image(client, tiny_pipe):
+    (alone,) = tiny_pipe.generate([Request(image=None, **SETTINGS)])
+    for none in (dict(SETTINGS), dict(SETTINGS, image=None)):
+        (made,) = ended(client, client.post("/jobs", json=none).json())["pictures"]
+        assert np.array_equal(pixels(client.get(made["url"]).content), alone.pixels)
+    assert client.post("/replay", files={"file": client.get(made["url"]).content}).json()["identical"] is True
+
+
 def test_events_show_progress_and_previews(client, monkeypatch):
     monkeypatch.setitem(previews.MAPS, 0.5, ((0.1, 0.2, 0.3),) * 5)
     job = submit(client, **dict(LONG, num_inference_steps=300))
@@ -162,7 +170,8 @@ def test_replay_looks_up_no_file_of_the_server(client):
         (dict(image="http://127.0.0.1/"), "image", "addresses are not fetched"),
         (dict(image=in_base64(b"no picture")), "image", "image: not a picture in a known format"),
         (dict(mask_image="/etc/passwd"), "mask_image", "mask_image must be a picture's file"),
-        (dict(image=None), "image", "image must be given"),
+        (dict(image=None, denoise=0.5), "denoise", "denoise must be 1 without an image"),
+        (dict(image=None, mask_image=in_base64(png())), "mask_image", "mask_image needs an image"),
         (dict(prompt=None), "prompt", "prompt must be given"),
         (dict(prompt=5), "prompt", "prompt must be text, got int"),
         (dict(prompt="a" * 10_001), "prompt", "prompt may have 10000 characters, got 10001"),

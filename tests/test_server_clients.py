@@ -2,8 +2,6 @@
 
 import base64
 import io
-import threading
-import time
 import urllib.request
 
 import huggingface_hub
@@ -184,7 +182,7 @@ def test_openai_gives_a_url_for_a_while(open_ai):
 
 def test_openai_streams_previews(open_ai, monkeypatch):
     monkeypatch.setitem(previews.MAPS, 0.5, ((0.1, 0.2, 0.3),) * 5)
-    settings = {"steps": 300, "strength": 1.0, "seed": 2}
+    settings = {"steps": 120, "strength": 1.0, "seed": 2}
     stream = open_ai.images.edit(image=png(), prompt="apple", stream=True, partial_images=2, extra_body=settings)
     seen = [*stream]
     assert [event.type for event in seen] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
@@ -221,115 +219,49 @@ def test_openai_errors_name_the_field(open_ai, wrong, field, sentence):
     assert error.value.param == field and sentence in error.value.message
 
 
-def test_pictures_from_text_alone_are_refused(open_ai, web_ui):
-    with pytest.raises(openai.NotFoundError, match="send one to /v1/images/edits"):
-        open_ai.images.generate(prompt="apple")
-    with pytest.raises(RuntimeError, match="send one to /sdapi/v1/img2img"):
-        web_ui.txt2img(prompt="apple")
+def test_openai_makes_pictures_from_text(open_ai, raw, pipe):
+    extra = {"seed": 4, "steps": 4}
+    answer = open_ai.images.generate(prompt="apple", n=2, size="64x64", output_format="webp", extra_body=extra)
+    assert [item.seed for item in answer.data] == [4, 5] and answer.size == "64x64"
+    assert pixels(answer.data[0].b64_json).shape == (64, 64, 3)
+    answer = open_ai.images.generate(prompt="apple", model="tiny", response_format="url", extra_body=extra)
+    with urllib.request.urlopen(answer.data[0].url, timeout=SECONDS) as file:
+        made = pixels(file.read())
+    (expected,) = pipe.generate([Request(image=None, prompt="apple", seed=4, num_inference_steps=4)])
+    assert np.array_equal(made, expected.pixels)
 
 
-# A1111
-
-
-def test_a1111_answers_what_clients_ask_at_their_start(web_ui, raw):
-    (model,) = web_ui.get_sd_models()
-    assert model["model_name"] == "tiny" and model["title"] == f"tiny [{model['hash']}]"
-    assert web_ui.get_options()["sd_model_checkpoint"] == model["title"]
-    web_ui.set_options({"sd_model_checkpoint": model["title"]})
-    assert "Euler a" in [row["name"] for row in web_ui.get_samplers()]
-    assert [row["name"] for row in web_ui.get_loras()] == ["style"]
-    assert web_ui.get_scripts() == {"txt2img": [], "img2img": []}
-    assert web_ui.get_memory() == {"ram": {}, "cuda": {}} and web_ui.get_cmd_flags() == {}
-    assert web_ui.get_embeddings() == {"loaded": {}, "skipped": {}}
-    for name in ("upscalers", "latent-upscale-modes", "sd-vae", "sd-modules", "hypernetworks", "face-restorers"):
-        assert raw.get(f"/sdapi/v1/{name}").json() == []
-    assert [row["name"] for row in raw.get("/sdapi/v1/schedulers").json()] == ["automatic", "karras"]
-    for name in ("version", "module_list", "model_list", "settings"):
-        assert raw.get(f"/controlnet/{name}").status_code == 200
-    web_ui.refresh_checkpoints()
-
-
-def test_a1111_makes_batches_and_says_how(web_ui):
-    image = Image.fromarray(picture())
-    answer = web_ui.img2img(images=[image], prompt="apple", seed=5, steps=4, batch_size=2, n_iter=2)
-    info = answer.info
-    assert len(answer.images) == 4 and answer.images[0].size == (512, 512)
-    assert info["all_seeds"] == [5, 6, 7, 8] and info["sampler_name"] == "Euler a" and info["width"] == 512
-    assert "Steps: 4" in info["infotexts"][0] and info["notes"] == ["made at 32x32 and brought to 512x512"]
-    assert answer.parameters["prompt"] == "apple" and answer.parameters["init_images"] is None
-
-
-def test_a1111_reads_masks_loras_subseeds_and_schedules(web_ui, pipe):
-    common = dict(images=[Image.fromarray(picture())], seed=5, steps=4, width=SIZE, height=SIZE)
-    mask = Image.fromarray(MASK)
-    made = np.asarray(web_ui.img2img(**common, prompt="apple", mask_image=mask, mask_blur=2).image)
-    expected = dict(prompt="apple", seed=5, num_inference_steps=4, strength=0.75, guidance_scale=7.0)
-    expected |= dict(scheduler="euler_a", resize_mode="stretch", negative_prompt="")
-    assert np.array_equal(made, alone(pipe, **expected, mask=MASK, mask_blur=2))
-    inverted = web_ui.img2img(**common, prompt="apple", mask_image=mask, mask_blur=0, inpainting_mask_invert=1)
-    assert np.array_equal(np.asarray(inverted.image)[MASK > 0], picture()[MASK > 0])
-    styled = web_ui.img2img(**common, prompt="apple <lora:style:0.5>", sampler_name="DPM++ 2M", scheduler="Karras")
-    expected |= dict(scheduler="dpmpp_2m_karras", loras={"style": 0.5})
-    assert np.array_equal(np.asarray(styled.image), alone(pipe, **expected))
-    varied = web_ui.img2img(**common, prompt="apple", subseed=9, subseed_strength=0.4)
-    expected |= dict(scheduler="euler_a", loras={}, variation_seed=9, variation_strength=0.4)
-    assert np.array_equal(np.asarray(varied.image), alone(pipe, **expected)) and varied.info["subseed"] == 9
-
-
-def test_a1111_says_how_far_it_is_and_stops(web_ui, monkeypatch):
+def test_openai_streams_a_generation(open_ai, monkeypatch):
     monkeypatch.setitem(previews.MAPS, 0.5, ((0.1, 0.2, 0.3),) * 5)
-    assert web_ui.get_progress()["state"]["job_count"] == 0
-    image, failed = Image.fromarray(picture()), []
-
-    def ask():
-        try:
-            web_ui.img2img(images=[image], prompt="apple", steps=1000, denoising_strength=1.0)
-        except RuntimeError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    end = time.monotonic() + 60
-    while (progress := web_ui.get_progress())["progress"] == 0 or progress["current_image"] is None:
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    assert progress["state"]["job_count"] == 1 and progress["state"]["sampling_steps"] == 1000
-    assert pixels(progress["current_image"]).shape == (SIZE, SIZE, 3)
-    web_ui.interrupt()
-    thread.join(60)
-    assert not thread.is_alive() and "cancelled" in str(failed[0])
-    assert web_ui.get_progress()["progress"] == 0
-
-
-def test_a1111_reads_the_text_in_a_picture(raw):
-    settings = dict(init_images=[in_base64(png())], prompt="apple", seed=5, steps=4, width=SIZE, height=SIZE)
-    made = raw.post("/sdapi/v1/img2img", json=settings).json()
-    read = raw.post("/sdapi/v1/png-info", json={"image": made["images"][0]}).json()
-    assert read["info"].startswith("apple\nSteps: 4, Sampler: Euler a") and "Seed: 5" in read["info"]
-    assert raw.post("/sdapi/v1/png-info", json={"image": in_base64(b"none")}).status_code == 400
+    stream = open_ai.images.generate(prompt="apple", stream=True, partial_images=1, extra_body={"steps": 80})
+    seen = [event.type for event in stream]
+    assert seen == ["image_generation.partial_image", "image_generation.completed"]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("wrong", "field", "sentence"),
     [
-        (dict(resize_mode=4), "resize_mode must be from 0 to 3, got 4"),
-        (dict(width=0), "width must be from 1 to 4096, got 0"),
-        (dict(steps=0), "steps must be a whole number from 1 to 1000, got 0"),
-        (dict(sampler_name="Elvis"), "must be one of"),
-        (dict(scheduler="exponential"), "scheduler must be automatic or karras"),
-        (dict(batch_size=0), "batch_size must be at least 1, got 0"),
-        (dict(batch_size=4, n_iter=4), "batch_size must be at most 10, got 16"),
-        (dict(denoising_strength=0.0), "denoising_strength must be in (0, 1], got 0.0"),
-        (dict(prompt="<lora:none:1>"), "no LoRA named 'none' is loaded"),
-        (dict(prompt="<lora:style:1.2.3>"), "the scale of lora 'style' must be a number"),
-        (dict(images=[]), "init_images must be one picture, got 0"),
+        (dict(size=64), "size", "size must be auto or WIDTHxHEIGHT"),
+        (dict(n=0), "n", "n must be a whole number from 1"),
+        (dict(extra_body={"strength": 0.5}), "strength", "strength must be 1 without an image"),
+        (dict(extra_body={"image": "AAAA"}), "image", "image: pictures are remade at /v1/images/edits"),
+        (dict(extra_body={"stream": []}), "stream", "stream must be text, got list"),
     ],
 )
-def test_a1111_errors_are_sentences(web_ui, wrong, sentence):
-    with pytest.raises(RuntimeError) as error:
-        web_ui.img2img(**dict(images=[Image.fromarray(picture())], prompt="apple") | wrong)
-    status, text = error.value.args
-    assert status == 400 and sentence in text
+def test_openai_errors_of_generations_name_the_field(open_ai, wrong, field, sentence):
+    with pytest.raises(openai.BadRequestError) as error:
+        open_ai.images.generate(**dict(prompt="apple") | wrong)
+    assert error.value.param == field and sentence in error.value.message
+
+
+def test_open_web_ui_generates_and_edits(raw):
+    """Its OpenAI engines: what each sends, with all that it leaves empty."""
+    body = dict(model="tiny", prompt="apple", n=1, size="64x64", response_format="b64_json")
+    answer = raw.post("/v1/images/generations", json=body, headers={"authorization": "Bearer none"}).json()
+    assert pixels(answer["data"][0]["b64_json"]).shape == (64, 64, 3)
+    form = dict(model="tiny", prompt="apple", n="1", size="64x64", response_format="b64_json")
+    answer = raw.post("/v1/images/edits", data=form, files={"image": ("image.png", png(), "image/png")}).json()
+    assert pixels(answer["data"][0]["b64_json"]).shape == (64, 64, 3)
 
 
 # Segmind

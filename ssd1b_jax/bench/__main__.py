@@ -28,6 +28,7 @@ PARTS = {
     "batch-mixed": "the same of mixed sizes, steps and samplers, ours alone (emoji only)",
     "queue": "64 pictures of 4 to 50 steps, --width at a time on --devices, beside batches (emoji only)",
     "queue-even": "the same, of equal steps (emoji only)",
+    "serve": "the same of mixed steps over HTTP by 16 clients, beside FastAPI with a lock (emoji only)",
     "compile": "tracing and compiling the UNet, no cache; ours alone, as PyTorch needs no compiling",
     "host": "a picture, file to file, and how much of that is the host's work",
 }
@@ -38,11 +39,11 @@ FRESH = ("start", "load")  # every run in a new process
 PEERS = {
     "peer": (
         "torch",
-        ("unet", "vae-encode", "vae-decode", "text", "img2img", "start", "load", "batch", "host", *QUEUES),
+        ("unet", "vae-encode", "vae-decode", "text", "img2img", "start", "load", "batch", "host", "serve", *QUEUES),
     ),
     "openvino": ("openvino", ("unet", "vae-encode", "vae-decode")),
 }
-EMBEDDED_ONLY = (*RUNS, *QUEUES)  # the weights are on every one of the devices
+EMBEDDED_ONLY = (*RUNS, "serve", *QUEUES)  # the weights are on every one of the devices
 COLUMNS = ("who", "median s", "spread s", "ratio", "CPU s", "peak GB", "TFLOP", "of peak")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from ssd1b_jax import models
-from ssd1b_jax.bench import weights
+from ssd1b_jax.bench import served, weights
 from ssd1b_jax.bench.contenders import Prepared, started
 from ssd1b_jax.bench.task import FOLDER, GUIDED, Task
 from ssd1b_jax.checkpoints.memory import trim_heap
@@ -213,6 +213,11 @@ def host(task: Task) -> Prepared:
     return Prepared(run, notes=notes)
 
 
+def serve(task: Task) -> Prepared:
+    """`ssd1b serve`, asked by clients over HTTP."""
+    return served.ours(task, Pipeline.from_pretrained(task.model, devices=Devices(per_device=task.width)))
+
+
 def compile_unet(task: Task) -> Prepared:
     """Tracing and compiling the UNet from shapes alone, with no cache."""
     jax.config.update("jax_enable_compilation_cache", False)
@@ -232,5 +237,5 @@ def compile_unet(task: Task) -> Prepared:
 
 PARTS = {
     "unet": unet, "vae-encode": vae_encode, "vae-decode": vae_decode, "text": text, "img2img": img2img,
-    "start": start, "load": load, "compile": compile_unet, "host": host,
+    "start": start, "load": load, "compile": compile_unet, "host": host, "serve": serve,
 }  # fmt: skip

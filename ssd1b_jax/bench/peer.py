@@ -3,12 +3,14 @@
 They come with the optional extra `reference`. The networks have our configs and our random weights.
 """
 
+import io
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 
-from ssd1b_jax.bench import weights
+from ssd1b_jax import images
+from ssd1b_jax.bench import served, weights
 from ssd1b_jax.bench.contenders import Prepared, started
 from ssd1b_jax.bench.task import FOLDER, GUIDED, PICTURES, TOGETHER, Task
 from ssd1b_jax.checkpoints.diffusers_config import to_diffusers_configs
@@ -191,6 +193,19 @@ def queue(task: Task) -> Prepared:
     return _inference(run)
 
 
+def serve(task: Task) -> Prepared:
+    """FastAPI with a lock round the pipeline, asked by clients over HTTP."""
+    pipe = _pipeline(task, _parts(task))
+
+    def make(data: bytes, steps: int) -> bytes:
+        picture, file = diffusers.utils.numpy_to_pil(images.load(data).pixels[None] / 255.0)[0], io.BytesIO()
+        with torch.inference_mode():
+            _remake(pipe, task, [picture], steps)[0].save(file, "PNG")
+        return file.getvalue()
+
+    return served.locked(task, make)
+
+
 def _load(task: Task) -> dict:
     """Every part from its safetensors files, which are written where there are none yet."""
     folder = FOLDER / "peer" / task.model
@@ -212,5 +227,5 @@ def start(task: Task) -> Prepared:
 PARTS = {
     "unet": network, "vae-encode": network, "vae-decode": network, "text": text, "img2img": img2img,
     "start": start, "load": load, "batch": batch, "host": host,
-    "queue": queue, "queue-even": queue,
+    "queue": queue, "queue-even": queue, "serve": serve,
 }  # fmt: skip

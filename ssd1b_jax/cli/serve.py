@@ -35,6 +35,8 @@ def add(commands) -> None:
     add("--allow-host", action="append", default=[], metavar="NAME", help="a further name that the server has")
     add("--allow-origin", action="append", default=[], metavar="URL", help="a web origin whose pages may call it")
     add("--keep", type=Path, metavar="FOLDER", help="also write every picture there, with its record")
+    add("--allow-url", action="store_true", help="take pictures as addresses too, of public machines only")
+    add("--check", metavar="MODULE:FUNCTION", help="a function that may refuse a prompt or a picture")
     add("--queue", type=int, default=256, metavar="N", help="pictures that may wait (default: 256)")
     add("--grace", type=float, default=30.0, metavar="SECONDS", help="to answer what was accepted (default: 30)")
 
@@ -69,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _options(arguments: argparse.Namespace):
-    from ssd1b_jax.server.options import Limits, ServerOptions, read_keys
+    from ssd1b_jax.server.options import Limits, ServerOptions, read_check, read_keys
 
     keys = read_keys(arguments.api_key_file) if arguments.api_key_file else ()
     if key := os.environ.get(KEY_VARIABLE):
@@ -85,6 +87,8 @@ def _options(arguments: argparse.Namespace):
         hosts=tuple(arguments.allow_host),
         origins=tuple(arguments.allow_origin),
         keep=arguments.keep,
+        allow_url=arguments.allow_url,
+        check=read_check(arguments.check) if arguments.check else None,
         grace_seconds=arguments.grace,
         limits=Limits(waiting=arguments.queue),
     )

@@ -7,6 +7,7 @@ from ssd1b_jax.images.reading import (
     load,
     probe,
     read_attached,
+    read_label,
     read_text,
     sha256,
 )
@@ -15,6 +16,6 @@ from ssd1b_jax.images.writing import check_encodable, check_writable, encode, sa
 
 __all__ = [
     "MAX_PIXELS", "MAX_UPSCALE", "RESIZE_MODES", "Loaded", "Pixels", "Resized", "Source",
-    "check_encodable", "check_writable", "encode", "load", "probe", "read_attached", "read_text", "resize", "save",
-    "sha256", "to_model", "to_pil", "upscale",
+    "check_encodable", "check_writable", "encode", "load", "probe", "read_attached", "read_label", "read_text",
+    "resize", "save", "sha256", "to_model", "to_pil", "upscale",
 ]  # fmt: skip

@@ -103,9 +103,19 @@ def read_text(source: str | os.PathLike[str] | bytes) -> dict[str, str]:
     with _opened(source) as file:
         picture = _identify(file)
         if picture.format == "PNG":
-            return {key: str(value) for key, value in picture.text.items()}
+            texts = picture.text.items()
+            return {key: str(value) for key, value in texts if key != metadata.XMP_CHUNK}
         exif = picture.getexif().get_ifd(metadata.EXIF_IFD)
         return metadata.unpack(exif.get(metadata.USER_COMMENT), picture.info.get("xmp"))
+
+
+def read_label(source: str | os.PathLike[str] | bytes) -> dict[str, str]:
+    """What IPTC's XMP in a file says of how the picture was made; see `records.label`. Raises ImageError."""
+    with _opened(source) as file:
+        picture = _identify(file)
+        picture.load()  # in a PNG it may come last
+        xmp = picture.info.get("xmp")
+        return metadata.properties(xmp, metadata.IPTC) if xmp else {}
 
 
 def read_attached(source: str | os.PathLike[str] | bytes) -> dict[str, bytes]:

@@ -27,13 +27,15 @@ def encode(
     text: Text | None = None,
     attached: Attachments | None = None,
     *,
+    label: Text = metadata.EMPTY,
     quality: int = QUALITY,
 ) -> bytes:
-    """The bytes of a `.png`, `.jpg`, `.jpeg` or `.webp` file: pixels, `text` and `attached`, and nothing else.
+    """The bytes of a `.png`, `.jpg`, `.jpeg` or `.webp` file: pixels, `text`, `attached`, `label`, and nothing else.
 
     `quality` is a JPEG's or WebP's. A PNG has its text in text chunks, and attachments in chunks of the
     given names. The others have the text named "parameters" as EXIF UserComment, where A1111 looks for
-    it, and other text as XMP. Raises ImageError for another suffix, or for text that has no room.
+    it, and other text as XMP. A label is XMP in all of them. Raises ImageError for another suffix, or for
+    text that has no room.
     """
     form, options = _encoder(suffix, *pixels.shape[1::-1])
     if form != "PNG":
@@ -41,7 +43,7 @@ def encode(
     if attached and form != "PNG":
         raise ImageError(f"the input can be embedded in a PNG only, got {suffix!r}")
     try:
-        extra = _png_info(text or {}, attached or {}) if form == "PNG" else metadata.pack(text or {})
+        extra = _png_info(text or {}, attached or {}, label) if form == "PNG" else metadata.pack(text or {}, label)
         file = io.BytesIO()
         to_pil(pixels).save(file, form, **extra, **options)
     except (OSError, ValueError) as error:
@@ -58,8 +60,10 @@ def _encoder(suffix: str, width: int, height: int) -> tuple[str, dict]:
     return form, options
 
 
-def _png_info(text: Text, attached: Attachments) -> dict[str, PngInfo]:
+def _png_info(text: Text, attached: Attachments, label: Text) -> dict[str, PngInfo]:
     info = PngInfo()
+    if label:
+        info.add_itxt(metadata.XMP_CHUNK, metadata.packet({}, label).decode())
     for key, value in text.items():
         info.add_text(key, value)
     for name, data in attached.items():

@@ -1,6 +1,7 @@
 """How a picture was made: the record in its file, the text for other programs, and saving all of it."""
 
 from ssd1b_jax.records.a1111 import parameters
+from ssd1b_jax.records.label import label
 from ssd1b_jax.records.output import Output
 from ssd1b_jax.records.reading import differences, embedded, read, sidecar_path
 from ssd1b_jax.records.record import (
@@ -29,6 +30,7 @@ __all__ = [
     "differences",
     "dumps",
     "embedded",
+    "label",
     "maker",
     "parameters",
     "read",

@@ -50,9 +50,16 @@ def parameters(record: Mapping[str, Any]) -> str:
         "Version": f"ssd1b_jax {record['versions']['ssd1b_jax']}",
     }
     listed = ", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
+    listed += f", Hashes: {json.dumps(_hashes(record))}"  # not quoted: so its readers, of whom Civitai is one, have it
     negative = request["negative_prompt"]
     lines = [request["prompt"], *([f"Negative prompt: {negative}"] if negative else []), listed]
     return "\n".join(lines).encode("utf-8", "replace").decode()
+
+
+def _hashes(record: Mapping[str, Any]) -> dict[str, str]:
+    """The model's and the LoRAs' digests."""
+    hashes = {"model": record["model"]["sha256"][:10]}
+    return hashes | {f"lora:{name}": lora["sha256"][:10] for name, lora in record["loras"].items()}
 
 
 def _quoted(value: object) -> str:

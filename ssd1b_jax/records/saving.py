@@ -9,6 +9,7 @@ from ssd1b_jax.errors import ImageError
 from ssd1b_jax.images import mask_rules, masks
 from ssd1b_jax.images.metadata import PARAMETERS, fitting
 from ssd1b_jax.records.a1111 import parameters
+from ssd1b_jax.records.label import label
 from ssd1b_jax.records.output import Output, is_foreign
 from ssd1b_jax.records.reading import sidecar_path
 from ssd1b_jax.records.record import KEY, SOURCES, Record, dumps
@@ -78,9 +79,10 @@ def encode(
     suffix = Path(name).suffix
     record = {**record, "written": written | dict(sha256=images.sha256(enlarged))}
     text = {PARAMETERS: parameters(record), KEY: dumps(record)} if output.metadata else {}
-    fits = fitting(text) if suffix.lower() in JPEGS else text
+    about = label(record) if output.metadata else {}
+    fits = fitting(text, about) if suffix.lower() in JPEGS else text
     attached = _inputs(record, request) if output.embed_input else None
-    data = images.encode(enlarged, suffix, fits, attached, quality=output.quality)
+    data = images.encode(enlarged, suffix, fits, attached, label=about, quality=output.quality)
     return Encoded(data, record, frozenset(text.keys() - fits.keys()))
 
 

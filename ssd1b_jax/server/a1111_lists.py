@@ -9,17 +9,22 @@ from starlette.routing import Route
 
 from ssd1b_jax.samplers import SAMPLERS
 from ssd1b_jax.server import answers
+from ssd1b_jax.server.a1111_extras import NO_UPSCALER, UPSCALER
 from ssd1b_jax.server.service import Service
 
 BASE = "/sdapi/v1"
 EMPTY = (
-    "upscalers",
+    "prompt-styles",
+    "realesrgan-models",
+    "artists",
+    "artist-categories",
     "latent-upscale-modes",
     "sd-vae",
     "sd-modules",
     "hypernetworks",
     "face-restorers",
 )
+UPSCALERS = (NO_UPSCALER, UPSCALER)
 SCHEDULES = {"automatic": "Automatic", "karras": "Karras"}
 CHANGES = ("options", "refresh-checkpoints", "refresh-loras", "refresh-vae", "unload-checkpoint", "reload-checkpoint")
 CONTROLNET = {
@@ -39,6 +44,7 @@ def routes(service: Service) -> list[Route]:
         Route(f"{BASE}/sd-models", lists.models),
         Route(f"{BASE}/loras", lists.loras),
         Route(f"{BASE}/embeddings", lists.embeddings),
+        Route(f"{BASE}/upscalers", lists.upscalers),
         Route(f"{BASE}/scripts", lists.scripts),
         Route(f"{BASE}/script-info", answers.empty_list),
         Route(f"{BASE}/memory", lists.memory),
@@ -58,7 +64,7 @@ class Lists:
         self._service = service
 
     async def options(self, request: HTTPRequest) -> Response:
-        return answers.as_json({"sd_model_checkpoint": self._title, "samples_format": "png"})
+        return answers.as_json({"sd_model_checkpoint": self._service.model_names[1], "samples_format": "png"})
 
     async def samplers(self, request: HTTPRequest) -> Response:
         rows = [{"name": row.label, "aliases": [key], "options": {}} for key, row in _rows().items()]
@@ -69,11 +75,11 @@ class Lists:
         return answers.as_json(rows)
 
     async def models(self, request: HTTPRequest) -> Response:
-        name, digest = self._service.model, self._sha256
+        name, title, short, digest = self._service.model_names
         model = {
-            "title": self._title,
+            "title": title,
             "model_name": name,
-            "hash": digest[:10],
+            "hash": short,
             "sha256": digest,
             "filename": name,
             "config": None,
@@ -83,6 +89,12 @@ class Lists:
     async def loras(self, request: HTTPRequest) -> Response:
         names = self._service.loaded().loras
         return answers.as_json([{"name": name, "alias": name, "path": "", "metadata": {}} for name in names])
+
+    async def upscalers(self, request: HTTPRequest) -> Response:
+        rows = [
+            {"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in UPSCALERS
+        ]
+        return answers.as_json(rows)
 
     async def embeddings(self, request: HTTPRequest) -> Response:
         return answers.as_json({"loaded": {}, "skipped": {}})
@@ -95,14 +107,6 @@ class Lists:
 
     async def controlnet(self, request: HTTPRequest) -> Response:
         return answers.as_json(CONTROLNET.get(request.path_params["name"], {}))
-
-    @property
-    def _sha256(self) -> str:
-        return self._service.loaded().manifest.sha256
-
-    @property
-    def _title(self) -> str:
-        return f"{self._service.model} [{self._sha256[:10]}]"
 
 
 def _rows():

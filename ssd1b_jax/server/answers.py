@@ -59,6 +59,11 @@ async def empty_list(request: HTTPRequest) -> Response:
     return as_json([])
 
 
+async def no_items(request: HTTPRequest) -> Response:
+    """OpenAI's list of what only those may see who know its id."""
+    return as_json({"object": "list", "data": [], "has_more": False})
+
+
 async def empty_object(request: HTTPRequest) -> Response:
     return as_json({})
 

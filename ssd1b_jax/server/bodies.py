@@ -9,6 +9,7 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -133,13 +134,21 @@ def decode_json(body: bytes, kind: Any) -> Any:
         raise BodyError(f"the body is not JSON: {error}") from None
 
 
-def decode_picture(text: Any, field: str) -> bytes:
-    """The bytes of a file that was sent as base64, with or without `data:image/…;base64,` before it."""
+@dataclass(frozen=True)
+class Link:
+    """An address that a picture is to be fetched from, and the field that it came in."""
+
+    url: str
+    field: str
+
+
+def decode_picture(text: Any, field: str) -> bytes | Link:
+    """The bytes of a file that was sent as base64, with or without `data:image/…;base64,` before it, or its address."""
     if not isinstance(text, str) or not text:
         got = "an empty text" if text == "" else type(text).__name__
         raise BodyError(f"{field} must be a picture's file in base64, got {got}", field=field)
     if text[:8].lower().startswith(("http://", "https://")):
-        raise BodyError(f"{field} must be a picture's file in base64: addresses are not fetched", field=field)
+        return Link(text, field)
     head, comma, rest = text.partition(",")
     if comma and head.startswith("data:"):
         if not head.endswith(";base64"):

@@ -25,7 +25,8 @@ SPELLINGS = {name.lower(): row.name for row in SETTINGS.values() for name in row
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 SEEDS = ("seed", "variation_seed")
 ALLOWED = {bool: "true or false", int: "a whole number", float: "a number"}
-NEEDED = ("image", "prompt")
+NEEDED = ("image", "prompt")  # of image to image
+FROM_TEXT = ("prompt",)  # of what also makes pictures from text
 
 
 class FieldError(RequestError):
@@ -39,21 +40,25 @@ class FieldError(RequestError):
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """A request's settings, how many pictures are asked for, how they are written, and the caller's names for these."""
+    """A request's settings, how many pictures are asked for, how they are written, and the caller's names for these.
+
+    What is `needed` must be among the settings.
+    """
 
     settings: Mapping[str, Any]
+    needed: tuple[str, ...] = NEEDED
     count: int = 1
     output: Output = field(default_factory=Output)
     names: Mapping[str, str] = field(default_factory=dict)
 
     def requests(self, config: ModelConfig, size: Size) -> list[Request]:
         """Resolved requests, one a picture, at the size that is made. Raises FieldError or RequestError."""
-        for name in NEEDED:
+        for name in self.needed:
             if self.settings.get(name) is None:
                 raise FieldError(f"{self.name(name)} must be given", self.name(name))
         width, height = size
         try:
-            request = Request(**{**self.settings, "width": width, "height": height}).resolve(config)
+            request = Request(**{"image": None, **self.settings, "width": width, "height": height}).resolve(config)
             return repeat(request, self.count)
         except RequestError as error:
             raise self.renamed(error) from None
@@ -71,7 +76,7 @@ class Fields:
         return FieldError(f"{name}{space}{rest}", name)
 
 
-def read(sent: Mapping[str, Any], known: Mapping[str, str] = SPELLINGS) -> Fields:
+def read(sent: Mapping[str, Any], known: Mapping[str, str] = SPELLINGS, needed: tuple[str, ...] = NEEDED) -> Fields:
     """The settings among the fields that a caller sent; others are ignored. Raises FieldError for two of one meaning.
 
     None and empty text stand for a field that was not sent, but for prompts; seed -1 is a drawn one.
@@ -91,7 +96,7 @@ def read(sent: Mapping[str, Any], known: Mapping[str, str] = SPELLINGS) -> Field
         values.pop(row.name, None)
     try:
         count = SETTINGS["num_images"].check(values.pop("num_images", 1))
-        return Fields(settings=values, count=count, output=Output(**output), names=names)
+        return Fields(settings=values, needed=needed, count=count, output=Output(**output), names=names)
     except RequestError as error:
         raise Fields(settings={}, names=names).renamed(error) from None
 

@@ -1,12 +1,13 @@
-"""OpenAI's Images API: /v1/images/edits and /v1/models.
+"""OpenAI's Images API: /v1/images/edits, /v1/images/generations and /v1/models.
 
-Extra form fields are settings, by any of their names: strength, steps, guidance_scale, negative_prompt, seed,
+Extra fields are settings, by any of their names: strength, steps, guidance_scale, negative_prompt, seed,
 scheduler and all others. A mask's transparent part is remade; a mask without transparency is white there.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
@@ -25,6 +26,8 @@ IMAGES = ("image", "image[]")
 WITHOUT_EFFECT = ("quality", "user", "model", "background", "input_fidelity", "moderation", "style")
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 MAX_PARTIAL = 3
+EDIT, GENERATION = "image_edit", "image_generation"  # as names of events begin
+NEEDED = {EDIT: fields.NEEDED, GENERATION: fields.FROM_TEXT}
 USAGE = {
     "input_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
@@ -35,8 +38,11 @@ USAGE = {
 
 def error(status: int, sentence: str, field: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
     """An error in OpenAI's form."""
-    body = {"message": sentence, "type": _kind(status), "param": field, "code": None}
-    return answers.as_json({"error": body}, status, headers)
+    return answers.as_json(error_body(status, sentence, field), status, headers)
+
+
+def error_body(status: int, sentence: str, field: str | None) -> dict[str, Any]:
+    return {"error": {"message": sentence, "type": _kind(status), "param": field, "code": None}}
 
 
 def _kind(status: int) -> str:
@@ -64,7 +70,11 @@ class OpenAI:
         return answers.as_json({"object": "list", "data": [model]})
 
     async def generations(self, request: HTTPRequest) -> Response:
-        raise BodyError("pictures are made from pictures here: send one to /v1/images/edits", status=404)
+        sent = await self._service.bodies.read_json(request, dict[str, Any])
+        for name in IMAGES:
+            if sent.pop(name, None) is not None:
+                raise BodyError(f"{name}: pictures are remade at /v1/images/edits", field=name)
+        return await self._answer(request, sent, GENERATION)
 
     async def edits(self, request: HTTPRequest) -> Response:
         form = await self._service.bodies.read_form(request)
@@ -72,38 +82,52 @@ class OpenAI:
         if len(images) != 1 or not isinstance(images[0], bytes):
             raise BodyError(f"image must be one picture's file, got {len(images)} values", field="image")
         sent = {name: only(form, name) for name in form} | {"image": images[0]}
-        options = Options(sent)
+        return await self._answer(request, sent, EDIT)
+
+    async def start(
+        self,
+        request: HTTPRequest,
+        sent: dict[str, Any],
+        options: "Options",
+        kind: str,
+        priority: Literal["interactive", "batch"] = "interactive",
+    ) -> "Started":
+        """The job of what was sent, without its options. Raises as `Service.start`."""
         if isinstance(sent.get("mask"), bytes):
             sent["mask"] = await self._service.mask(sent["mask"], "mask", masks.of_openai)
-        asked = fields.read(sent)
+        asked = fields.read(sent, needed=NEEDED[kind])
         sizing = self._service.nearest_size(*options.size)
-        job = await self._service.start(request, asked, sizing)
-        envelope = _envelope(asked, sizing)
+        job = await self._service.start(request, asked, sizing, priority)
+        return Started(job, sizing, _envelope(asked, sizing))
+
+    async def _answer(self, request: HTTPRequest, sent: dict[str, Any], kind: str) -> Response:
+        options = Options(sent)
+        started = await self.start(request, sent, options, kind)
         if options.is_streamed:
-            return answers.as_events(self._events(job, sizing, options, envelope))
+            return answers.as_events(self._events(started, options, kind))
+        job = started.job
         pictures = await job.answer(request)
         if options.response_format == "url":
-            self._service.keep(job)
+            self._service.kept.add(job)
         data = [self._item(request, job, index, options) for index in range(len(pictures))]
-        return answers.as_json(envelope | {"data": data}, headers=answers.headers_of(pictures))
+        return answers.as_json(started.envelope | {"data": data}, headers=answers.headers_of(pictures))
 
-    async def _events(
-        self, job: Job, sizing: Sizing, options: "Options", envelope: dict[str, Any]
-    ) -> AsyncIterator[tuple[str, Any]]:
+    async def _events(self, started: "Started", options: "Options", kind: str) -> AsyncIterator[tuple[str, Any]]:
         """At most `partial_images` previews of each picture, and each picture when it is done."""
+        job, sizing, envelope = started
         done, shown = 0, 0
         try:
             async for _ in job.looks():
                 for picture in job.pictures[done:]:
-                    yield _completed(picture, envelope)
+                    yield _completed(picture, kind, envelope)
                     done, shown = done + 1, 0
                 if shown < options.partial_images and (pixels := job.preview) is not None:
                     file = await self._service.preview(pixels, sizing.computed)
-                    name = "image_edit.partial_image"
+                    name = f"{kind}.partial_image"
                     yield name, {"type": name, "b64_json": file.base64, "partial_image_index": shown, **envelope}
                     shown += 1
             for picture in job.pictures[done:]:
-                yield _completed(picture, envelope)
+                yield _completed(picture, kind, envelope)
             if job.error is not None:
                 failure = {"message": job.error.sentence, "type": _kind(job.error.http_status), "code": None}
                 yield "error", {"type": "error", "error": failure}
@@ -116,6 +140,14 @@ class OpenAI:
         if options.response_format == "url":
             return {"url": str(request.url_for("picture", id=job.id, index=index)), **common}
         return {"b64_json": picture.file.base64, **common}
+
+
+class Started(NamedTuple):
+    """A job on its way; `envelope` is what its answer, or each of its events, begins with."""
+
+    job: Job
+    sizing: Sizing
+    envelope: dict[str, Any]
 
 
 class Options:
@@ -137,10 +169,13 @@ class Options:
 
 
 def _text(sent: dict[str, Any], name: str, default: str) -> str:
-    value = sent.pop(name, None) or default
-    if not isinstance(value, str):
-        raise BodyError(f"{name} must be text, got a file", field=name)
-    return value
+    """A field as forms have it; JSON's switches and numbers as text."""
+    value = sent.pop(name, None)
+    if isinstance(value, bool | int):
+        return json.dumps(value)
+    if not isinstance(value, str | None):
+        raise BodyError(f"{name} must be text, got {type(value).__name__}", field=name)
+    return value or default
 
 
 def _size(text: str) -> tuple[int | None, int | None]:
@@ -160,8 +195,8 @@ def _partial(text: str) -> int:
     return int(text)
 
 
-def _completed(picture: Picture, envelope: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    name = "image_edit.completed"
+def _completed(picture: Picture, kind: str, envelope: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    name = f"{kind}.completed"
     return name, {"type": name, "b64_json": picture.file.base64, "seed": picture.seed, **envelope}
 
 

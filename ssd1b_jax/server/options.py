@@ -2,18 +2,26 @@
 
 import hashlib
 import hmac
+import importlib
 import ipaddress
-from collections.abc import Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ssd1b_jax.errors import RequestError
+from ssd1b_jax.request import Request
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 MIN_KEY = 8  # characters
 MAX_SIDE = 4096  # pixels, of a size that another interface asks for
 
 Size = tuple[int, int]  # width, height
+# Given a resolved Request and None, or its picture's pixels, it gives a sentence that refuses them, or None.
+Check = Callable[[Request, np.ndarray | None], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +36,15 @@ class Limits:
     output_pixels: int = 16 << 20  # of a picture that is enlarged
     pictures: int = 10  # of one request
     prompt_characters: int = 10_000
+    connections: int = 800  # that are open; half of them may be one address's
     requests: int = 512  # that are open
     waiting: int = 256  # pictures in the queue
     waiting_seconds: float = 600.0  # predicted for the pictures in front of a new one
+    files: int = 100  # that batches read and write
+    files_bytes: int = 256 << 20
+    batches: int = 16
+    fetches: int = 8  # of addresses at once
+    fetch_seconds: float = 10.0
     kept_seconds: float = 3600.0  # for which a job that ended is kept
     kept_jobs: int = 1000
     kept_bytes: int = 256 << 20  # of pictures that are kept
@@ -43,8 +57,9 @@ class ServerOptions:
     `keys` are the secrets that callers may present; without any, only loopback addresses may be bound. `sizes` are
     compiled before the server is ready; empty is the model's own size. `any_size` lets our own routes take others,
     which compile when they come. `origins` are web origins (`https://example.org`) whose pages may call this server,
-    `hosts` further names that it is reached by. `keep` is a folder for every picture that is made. `grace_seconds`
-    is the time to answer what was accepted, once the server is told to stop.
+    `hosts` further names that it is reached by. `keep` is a folder for every picture that is made.
+    With `allow_url` pictures may be sent as addresses of public machines. `check` may refuse what is asked for, and
+    what was made. `grace_seconds` is the time to answer what was accepted, once the server is told to stop.
     """
 
     host: str = "127.0.0.1"
@@ -55,6 +70,8 @@ class ServerOptions:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     keep: Path | None = None
+    allow_url: bool = False
+    check: Check | None = None
     grace_seconds: float = 30.0
     limits: Limits = field(default_factory=Limits)
 
@@ -115,3 +132,20 @@ def _keys(lines: Sequence[str]) -> Iterator[str]:
         text = line.strip()
         if text and not text.startswith("#"):
             yield text
+
+
+def read_check(spec: str) -> Check:
+    """The operator's hook, from `module:function`; modules of this folder count. Raises RequestError."""
+    module, colon, name = spec.partition(":")
+    if not (module and colon and name):
+        raise RequestError(f"check must be module:function, got {spec!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        check = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RequestError(f"check {spec} can't be imported: {error}") from None
+    finally:
+        sys.path.pop(0)
+    if not callable(check):
+        raise RequestError(f"check must name a function, got {type(check).__name__}")
+    return check

@@ -1,6 +1,7 @@
 """Our own way to ask: a job is submitted, watched and cancelled, and its pictures are fetched.
 
-    POST   /jobs                 settings as JSON, pictures as base64; answers with the job at once
+    POST   /jobs                 settings as JSON, pictures as base64; answers with the job at once; without an image
+                                 a picture is made from text alone
     GET    /jobs/ID              state, position, expected seconds, progress, error, pictures
     GET    /jobs/ID/events       the same as server-sent events, with previews, until the job ends
     DELETE /jobs/ID              cancels
@@ -58,10 +59,10 @@ class Own:
             raise BodyError(f"priority must be one of {', '.join(PRIORITIES)}, got {priority!r}", field="priority")
         for name in sent:
             _check_name(name)
-        asked = fields.read(sent, KNOWN)
+        asked = fields.read(sent, KNOWN, fields.FROM_TEXT)
         sizing = self._service.exact_size(asked)
         job = await self._service.start(request, asked, sizing, priority)
-        self._service.keep(job)
+        self._service.kept.add(job)
         return answers.as_json(describe(request, job), 202, {"location": f"/jobs/{job.id}"})
 
     async def show(self, request: HTTPRequest) -> Response:
@@ -76,7 +77,7 @@ class Own:
         return answers.as_events(self._events(request, self._job(request)))
 
     async def picture(self, request: HTTPRequest) -> Response:
-        picture = self._service.kept_picture(request.path_params["id"], request.path_params["index"])
+        picture = self._service.kept.picture(request.path_params["id"], request.path_params["index"])
         return answers.as_picture(picture, answers.headers_of([picture]))
 
     async def replay(self, request: HTTPRequest) -> Response:
@@ -108,7 +109,7 @@ class Own:
         yield job.state, describe(request, job)
 
     def _job(self, request: HTTPRequest) -> Job:
-        return self._service.kept(request.path_params["id"])
+        return self._service.kept.job(request.path_params["id"])
 
 
 def describe(request: HTTPRequest, job: Job) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ssd1b_jax.records.saving import encode
 from ssd1b_jax.request import PICTURES
 from ssd1b_jax.result import Result
 from ssd1b_jax.server.fields import FieldError, Fields
+from ssd1b_jax.server.inpainting import Region
 from ssd1b_jax.server.options import Limits, Size
 
 PREVIEW_QUALITY = 80
@@ -23,10 +24,14 @@ PREVIEW_QUALITY = 80
 
 @dataclass(frozen=True)
 class Sizing:
-    """`computed` is the size that the model makes, `asked` the one that the caller gets: (width, height) in pixels."""
+    """`computed` is the size that the model makes, `asked` the one that the caller gets: (width, height) in pixels.
+
+    With a `region` it is a part of the picture that the model makes.
+    """
 
     computed: Size
     asked: Size
+    region: Region | None = None
 
     @property
     def is_enlarged(self) -> bool:
@@ -35,6 +40,10 @@ class Sizing:
     @property
     def notes(self) -> tuple[str, ...]:
         """A sentence where the two differ."""
+        if self.region is not None:
+            (width, height), (left, top, *_) = self.region.size, self.region.box
+            made = "{}x{}".format(*self.computed)
+            return (f"the part of {width}x{height} pixels at {left},{top} was made at {made} and put back",)
         if not self.is_enlarged:
             return ()
         (width, height), (asked_width, asked_height) = self.computed, self.asked
@@ -74,11 +83,12 @@ class Picture:
 
 
 def write(result: Result, output: Output, sizing: Sizing) -> Picture:
-    """The picture of a result, enlarged to the size asked for, with its record in the file."""
+    """The picture of a result, enlarged to the size asked for or put back, with its record in the file."""
+    pixels = result.pixels if sizing.region is None else sizing.region.paste(result.pixels)
     form = output.format or "png"
     name = f"{result.seed}{dataclasses.replace(output, format=form).suffix}"
     size = sizing.asked if sizing.is_enlarged else None
-    encoded = encode(result.pixels, name, dict(result.record), result.request, output, size)
+    encoded = encode(pixels, name, dict(result.record), result.request, output, size)
     file = File(encoded.data, f"image/{form}")
     written = size or tuple(output.upscale * side for side in sizing.computed)
     return Picture(file, encoded.record, written, (*result.notes, *sizing.notes), result.seconds)

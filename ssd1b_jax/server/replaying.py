@@ -13,7 +13,7 @@ from ssd1b_jax import records
 from ssd1b_jax.errors import Error
 from ssd1b_jax.request import PICTURES
 from ssd1b_jax.server.bodies import BodyError
-from ssd1b_jax.server.fields import Fields
+from ssd1b_jax.server.fields import FROM_TEXT, Fields
 from ssd1b_jax.server.pictures import Picture, check_input
 from ssd1b_jax.server.service import Service
 
@@ -53,7 +53,7 @@ def read(service: Service, file: bytes, image: bytes | None = None, mask: bytes 
 def fields_of(recipe: "Recipe") -> Fields:
     """The settings of a recipe, with the bytes of its pictures."""
     settings = {name: value for name, value in vars(recipe.request).items() if value is not None}
-    return Fields(settings=settings)
+    return Fields(settings=settings, needed=FROM_TEXT)
 
 
 def compare(recipe: "Recipe", picture: Picture) -> dict[str, Any]:

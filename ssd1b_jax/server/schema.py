@@ -36,6 +36,7 @@ def describe(service: Service) -> dict[str, Any]:
     for name in NOT_HERE:
         group = described["properties"].pop(name)["group"]
         described["groups"][group]["settings"].remove(name)
+    described["required"] = ["prompt"]  # without an image a picture is made from text alone
     return described
 
 

@@ -63,7 +63,7 @@ class Segmind:
 
     async def submit(self, request: HTTPRequest) -> Response:
         job = await self._start(request, await self._service.bodies.read_json(request, dict[str, Any]))
-        self._service.keep(job)
+        self._service.kept.add(job)
         status, response = (str(request.url_for(f"segmind-{name}", id=job.id)) for name in ("status", "response"))
         body = {"request_id": job.id, "status": "QUEUED", "poll_url": status, "status_url": status}
         return answers.as_json(body | {"response_url": response})
@@ -84,7 +84,7 @@ class Segmind:
         return await self._service.start(request, asked, self._service.nearest_size())
 
     def _job(self, request: HTTPRequest) -> Job:
-        return self._service.kept(request.path_params["id"])
+        return self._service.kept.job(request.path_params["id"])
 
 
 def _read(sent: dict[str, Any]) -> Fields:

@@ -7,20 +7,23 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from starlette.requests import Request as HTTPRequest
 
 from ssd1b_jax.errors import DeviceError, Error, Full
+from ssd1b_jax.request import PICTURES, Request
 from ssd1b_jax.result import Result
 from ssd1b_jax.server import pictures
-from ssd1b_jax.server.bodies import Bodies, BodyError
+from ssd1b_jax.server.bodies import Bodies, BodyError, Link, decode_picture
+from ssd1b_jax.server.fetching import Fetcher
 from ssd1b_jax.server.fields import FieldError, Fields
 from ssd1b_jax.server.job import Job
+from ssd1b_jax.server.kept import Kept
 from ssd1b_jax.server.metrics import Metrics
 from ssd1b_jax.server.options import ServerOptions, Size
 from ssd1b_jax.server.pictures import File, Picture, Sizing
@@ -42,10 +45,8 @@ class NotReady(Error):
     retry_after = START_SECONDS
 
 
-class NotKept(Error):
-    """A job or a picture that is not known."""
-
-    http_status = 404
+class Refused(Error):
+    """What the operator's hook does not let through."""
 
 
 class Service:
@@ -67,9 +68,11 @@ class Service:
         self.bodies = Bodies(options.limits)
         self.metrics = Metrics()
         self._device_failures = 0
+        self.fetcher = Fetcher(options.limits.body_bytes, options.limits.fetch_seconds)
+        self._fetching = 0  # addresses
         self._input_bytes = 0  # of jobs that have not ended
         self._running: set[Job] = set()
-        self._kept: OrderedDict[str, Job] = OrderedDict()
+        self.kept = Kept(options.limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ssd1b-server")
 
     @property
@@ -86,6 +89,12 @@ class Service:
         defaults = pipe.config.defaults
         self.pipe = pipe
         self.sizes = self.options.sizes or ((defaults.width, defaults.height),)
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """What the model is called: its name, its hash, and A1111's title of both."""
+        digest = self.loaded().manifest.sha256
+        return self.model, f"{self.model} [{digest[:10]}]", digest[:10], digest
 
     def loaded(self) -> "Pipeline":
         """The pipeline. Raises NotReady while there is none, or when the server is about to stop."""
@@ -126,15 +135,18 @@ class Service:
         Raises FieldError or RequestError, `Full` where the queue takes no more, NotReady.
         """
         pipe, limits = self.loaded(), self.options.limits
-        input_bytes = sum(len(data) for data in fields.settings.values() if isinstance(data, bytes))
+        fields = await self._with_pictures(fields)
+        input_bytes = _bytes_held(fields, sizing)
         if self._input_bytes + input_bytes > limits.bodies_bytes:
             raise Full("the pictures that wait take all the memory there is for them: try again", START_SECONDS)
         about = dict(caller=request.state.caller, priority=priority, deadline=_deadline(request))
         self._input_bytes += input_bytes
+        submitting = asyncio.ensure_future(self.in_thread(lambda: self._submit(pipe, fields, sizing, about)))
         try:
-            tickets = await self.in_thread(lambda: self._submit(pipe, fields, sizing, about))
+            tickets = await asyncio.shield(submitting)
         except BaseException:
             self._input_bytes -= input_bytes
+            submitting.add_done_callback(_give_up)
             raise
 
         async def finish(result: Result) -> Picture:
@@ -150,6 +162,7 @@ class Service:
         limits, tickets = self.options.limits, []
         pictures.check(fields, sizing, limits)
         requests = fields.requests(pipe.config, sizing.computed)
+        self._check(requests[0], None)
         if pipe.waiting + len(requests) > limits.waiting:
             raise Full(f"{pipe.waiting} pictures wait, at most {limits.waiting} may: try again", pipe.queue.seconds)
         try:
@@ -161,9 +174,17 @@ class Service:
             raise
         return tickets
 
+    def _check(self, request: Request, pixels: np.ndarray | None) -> None:
+        """Ask the operator's hook. Raises Refused."""
+        if self.options.check is not None and (sentence := self.options.check(request, pixels)) is not None:
+            raise Refused(str(sentence))
+
     def _write(self, result: Result, fields: Fields, sizing: Sizing) -> Picture:
+        self._check(result.request, result.pixels)
         if self.options.keep is not None:
             output = dataclasses.replace(fields.output, overwrite=False)
+            if sizing.region is not None:
+                result = dataclasses.replace(result, pixels=sizing.region.paste(result.pixels))
             result.save(Path(self.options.keep) / f"{result.seed}{output.suffix}", output)
         return pictures.write(result, fields.output, sizing)
 
@@ -177,37 +198,6 @@ class Service:
                 self.broken.set()
         elif job.pictures:
             self._device_failures = 0
-
-    def keep(self, job: Job) -> None:
-        """Keep a job for `Limits.kept_seconds` after its end; the oldest go sooner where they take too much memory."""
-        self._expire()
-        self._kept[job.id] = job
-
-    def kept(self, id: str) -> Job:
-        """A job that is kept. Raises NotKept."""
-        self._expire()
-        if id not in self._kept:
-            raise NotKept("no such job: it never was, or ended too long ago")
-        return self._kept[id]
-
-    def kept_picture(self, id: str, index: int) -> Picture:
-        """A picture of a kept job. Raises NotKept."""
-        job = self.kept(id)
-        if index >= len(job.pictures):
-            raise NotKept(f"this job has {len(job.pictures)} pictures now, none at index {index}")
-        return job.pictures[index]
-
-    def _expire(self) -> None:
-        limits, now = self.options.limits, time.monotonic()
-        count = total = 0
-        for id, job in [*reversed(self._kept.items())]:
-            if job.ended is None:
-                continue
-            count += 1
-            total += sum(len(picture.file.data) for picture in job.pictures)
-            is_old = now - job.ended > limits.kept_seconds
-            if is_old or count > limits.kept_jobs or total > limits.kept_bytes:
-                del self._kept[id]
 
     async def preview(self, pixels: Any, size: Size) -> File:
         """The file of a preview."""
@@ -223,6 +213,34 @@ class Service:
 
         return await self.in_thread(converted)
 
+    async def picture(self, text: Any, name: str) -> bytes:
+        """A picture's file that was sent in base64, or as an address. Raises BodyError or FieldError."""
+        return await self._fetched(decode_picture(text, name))
+
+    async def _fetched(self, picture: Any) -> Any:
+        """The file at an address; anything else is given back. Raises BodyError or FieldError."""
+        if not isinstance(picture, Link):
+            return picture
+        name = picture.field
+        if not self.options.allow_url:
+            raise BodyError(f"{name} must be a picture's file in base64: addresses are not fetched", field=name)
+        limits = self.options.limits
+        if self._fetching >= limits.fetches:
+            raise Full(f"{self._fetching} addresses are being fetched, no more may be: try again", START_SECONDS)
+        self._fetching += 1
+        try:
+            return await asyncio.to_thread(self.fetcher.fetch, picture.url, name)
+        finally:
+            self._fetching -= 1
+
+    async def _with_pictures(self, fields: Fields) -> Fields:
+        """The fields with the files of the addresses among them."""
+        links = {name: value for name, value in fields.settings.items() if isinstance(value, Link)}
+        if not links:
+            return fields
+        files = {name: await self._fetched(link) for name, link in links.items()}
+        return dataclasses.replace(fields, settings={**fields.settings, **files})
+
     async def in_thread(self, work: Callable[[], Value]) -> Value:
         """Run work on pictures in one of the server's few threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -237,6 +255,20 @@ class Service:
         for job in self._running:
             job.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_up(submitting: asyncio.Future[list[Any]]) -> None:
+    """Cancel the pictures of a caller that was gone when they were submitted."""
+    if not submitting.cancelled() and submitting.exception() is None:
+        for ticket in submitting.result():
+            ticket.cancel()
+
+
+def _bytes_held(fields: Fields, sizing: Sizing) -> int:
+    """What the pictures of a request take in memory while it waits."""
+    given = [fields.settings.get(name) for name in PICTURES]
+    sizes = [data.nbytes if isinstance(data, np.ndarray) else len(data) for data in given if data is not None]
+    return sum(sizes) + (0 if sizing.region is None else sizing.region.bytes_held)
 
 
 def _side(fields: Fields, setting: str, value: Any) -> int:

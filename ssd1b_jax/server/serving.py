@@ -17,11 +17,12 @@ from statistics import median
 
 import numpy as np
 from hypercorn.asyncio import serve as hypercorn_serve
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 
 from ssd1b_jax.errors import INTERRUPTED, DeviceError, RequestError
 from ssd1b_jax.request import Request
 from ssd1b_jax.server.app import create_app
+from ssd1b_jax.server.connections import Listening
 from ssd1b_jax.server.options import ServerOptions, Size
 from ssd1b_jax.server.service import Service
 
@@ -71,12 +72,22 @@ async def drain(service: Service, stop: asyncio.Event) -> None:
     stop.set()
 
 
+class _Config(Config):
+    """Hypercorn's options, with a socket that is open already."""
+
+    listening: Listening
+
+    def create_sockets(self) -> Sockets:
+        return Sockets([], [self.listening], [])
+
+
 async def serve(service: Service, load: Load, announce: Announce, stop: asyncio.Event) -> None:
     """Listen until `stop` is set, or the devices are broken; raises as `run`."""
-    listening = listen(service.options)
+    listening = Listening(listen(service.options), service.options.limits.connections)
+    listening.setblocking(False)
     host, port = listening.getsockname()[:2]
-    config = Config()
-    config.bind = [f"fd://{listening.detach()}"]
+    config = _Config()
+    config.listening = listening
     config.keep_alive_timeout = HEAD_SECONDS
     config.graceful_timeout = CLOSE_SECONDS
     config.include_server_header = False

@@ -1,0 +1,232 @@
+"""OpenAI's batches, /v1/batches: a file of requests, one a line, made when nothing else is to be done.
+
+A line is `{"custom_id", "method": "POST", "url": "/v1/images/edits", "body": {…}}`. The picture of an edit is the id of
+a file, base64, or `images` with one of either, as OpenAI has it. Answers are in a file too, a line each.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from typing import Any
+
+import msgspec
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ssd1b_jax.errors import Error, Full
+from ssd1b_jax.server import answers, openai, openai_files
+from ssd1b_jax.server.bodies import BodyError, decode_json
+from ssd1b_jax.server.job import Job
+from ssd1b_jax.server.kept import NotKept
+from ssd1b_jax.server.openai_files import OUTPUT, File, Files
+from ssd1b_jax.server.service import Service
+
+log = logging.getLogger(__name__)
+
+ENDPOINTS = {"/v1/images/edits": openai.EDIT, "/v1/images/generations": openai.GENERATION}
+MAX_LINES = 1000
+AT_ONCE = 4  # lines of a batch that are on their way
+RETRY_SECONDS = 1.0  # after which a line that found the queue full tries again
+ENDED = ("completed", "failed", "cancelled")
+
+
+class Line(msgspec.Struct):
+    """A request of a batch."""
+
+    custom_id: str
+    url: str
+    body: dict[str, Any]
+    method: str = "POST"
+
+
+class Create(msgspec.Struct):
+    """The body of a new batch."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str = "24h"
+    metadata: dict[str, str] | None = None
+
+
+class Batch:
+    """A batch on its way. Its lines are taken in order, a few at once; the answers keep that order."""
+
+    def __init__(self, create: Create, lines: list[Line]):
+        self.id = f"batch_{secrets.token_urlsafe(16)}"
+        self.create = create
+        self.lines = lines
+        self.created = time.time()
+        self.ended: float | None = None
+        self.status = "in_progress"
+        self.completed = self.failed = 0
+        self.output: File | None = None
+        self.task: asyncio.Task | None = None
+
+    def describe(self) -> dict[str, Any]:
+        ended = None if self.ended is None else int(self.ended)
+        times = {f"{state}_at": ended if self.status == state else None for state in ENDED}
+        return {
+            "id": self.id,
+            "object": "batch",
+            "endpoint": self.create.endpoint,
+            "completion_window": self.create.completion_window,
+            "input_file_id": self.create.input_file_id,
+            "output_file_id": self.output.id if self.output else None,
+            "error_file_id": None,
+            "errors": None,
+            "status": self.status,
+            "created_at": int(self.created),
+            "in_progress_at": int(self.created),
+            **times,
+            "request_counts": {"total": len(self.lines), "completed": self.completed, "failed": self.failed},
+            "metadata": self.create.metadata,
+        }
+
+
+def routes(service: Service) -> list[Route]:
+    files = Files(service.options.limits)
+    batches = Batches(service, files)
+    return [
+        *openai_files.routes(service, files),
+        Route("/v1/batches", batches.create, methods=["POST"]),
+        Route("/v1/batches", answers.no_items, methods=["GET"]),
+        Route("/v1/batches/{id}", batches.show, methods=["GET"]),
+        Route("/v1/batches/{id}/cancel", batches.cancel, methods=["POST"]),
+    ]
+
+
+class Batches:
+    """The routes, for one server, which keeps `Limits.batches` of them."""
+
+    def __init__(self, service: Service, files: Files):
+        self._service = service
+        self._files = files
+        self._images = openai.OpenAI(service)
+        self._batches: OrderedDict[str, Batch] = OrderedDict()
+
+    async def create(self, request: HTTPRequest) -> Response:
+        create = await self._service.bodies.read_json(request, Create)
+        if create.endpoint not in ENDPOINTS:
+            sentence = f"endpoint must be one of {', '.join(ENDPOINTS)}, got {create.endpoint[:80]!r}"
+            raise BodyError(sentence, field="endpoint")
+        self._service.loaded()
+        data = self._files.get(create.input_file_id).data
+        lines = await self._service.in_thread(lambda: read_lines(data, create.endpoint))
+        self._make_room()
+        batch = Batch(create, lines)
+        self._batches[batch.id] = batch
+        batch.task = asyncio.create_task(self._run(request, batch))
+        return answers.as_json(batch.describe())
+
+    async def show(self, request: HTTPRequest) -> Response:
+        return answers.as_json(self._get(request).describe())
+
+    async def cancel(self, request: HTTPRequest) -> Response:
+        batch = self._get(request)
+        if batch.status not in ENDED:
+            batch.task.cancel()
+            await asyncio.wait((batch.task,))
+        return answers.as_json(batch.describe())
+
+    def _get(self, request: HTTPRequest) -> Batch:
+        id = request.path_params["id"]
+        if id not in self._batches:
+            raise NotKept("no such batch: it never was, or ended too long ago")
+        return self._batches[id]
+
+    def _make_room(self) -> None:
+        """Forget the oldest batches that ended. Raises Full where too many are on their way."""
+        for id, batch in [*self._batches.items()]:
+            if len(self._batches) >= self._service.options.limits.batches and batch.status in ENDED:
+                del self._batches[id]
+        if len(self._batches) >= self._service.options.limits.batches:
+            raise Full(f"{len(self._batches)} batches are on their way, no more may be: try again", 60.0)
+
+    async def _run(self, request: HTTPRequest, batch: Batch) -> None:
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def answer(line: Line) -> bytes:
+            async with turns:
+                status, body = await self._answer(request, line)
+            if status == 200:
+                batch.completed += 1
+            else:
+                batch.failed += 1
+            response = {"status_code": status, "request_id": request.state.request_id, "body": body}
+            id = f"batch_req_{secrets.token_urlsafe(8)}"
+            return msgspec.json.encode({"id": id, "custom_id": line.custom_id, "response": response, "error": None})
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(answer(line)) for line in batch.lines]
+            output = b"".join(task.result() + b"\n" for task in tasks)
+            batch.output = self._files.add(File(name=f"{batch.id}.jsonl", purpose=OUTPUT, data=output))
+            batch.status = "completed"
+        except asyncio.CancelledError:
+            batch.status = "cancelled"
+        except Exception as error:
+            log.error("batch %s failed", batch.id, exc_info=error)
+            batch.status = "failed"
+        finally:
+            batch.ended = time.time()
+
+    async def _answer(self, request: HTTPRequest, line: Line) -> tuple[int, dict[str, Any]]:
+        """The status and the body that the line would get as a request of its own."""
+        job: Job | None = None
+        try:
+            while True:
+                try:
+                    sent = await self._sent(line)
+                    options = openai.Options(sent)
+                    job, _, envelope = await self._images.start(request, sent, options, ENDPOINTS[line.url], "batch")
+                    break
+                except Full:
+                    await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.wait((job.task,))
+            if job.error is not None:
+                raise job.error
+            data = [{"b64_json": picture.file.base64, "seed": picture.seed} for picture in job.pictures]
+            return 200, envelope | {"data": data}
+        except Error as error:
+            return error.http_status, openai.error_body(error.http_status, error.sentence, answers.field_of(error))
+        finally:
+            if job is not None:
+                job.cancel()
+
+    async def _sent(self, line: Line) -> dict[str, Any]:
+        """The body of a line, with its pictures' files."""
+        sent = dict(line.body)
+        if "images" in sent:
+            given = sent.pop("images")
+            if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict):
+                raise BodyError("images must be one picture", field="images")
+            sent["image"] = given[0].get("file_id") or given[0].get("image_url")
+        for name in ("image", "mask"):
+            given = sent.get(name)
+            if isinstance(given, str) and given.startswith("file-"):
+                sent[name] = self._files.get(given).data
+            elif given is not None:
+                sent[name] = await self._service.picture(given, name)
+        return sent
+
+
+def read_lines(data: bytes, endpoint: str) -> list[Line]:
+    """The requests of a file. Raises BodyError, which names the line."""
+    rows = [row for row in data.splitlines() if row.strip()]
+    if not 1 <= len(rows) <= MAX_LINES:
+        raise BodyError(f"a batch must have from 1 to {MAX_LINES} lines, got {len(rows)}", field="input_file_id")
+    lines = []
+    for number, row in enumerate(rows, 1):
+        try:
+            line = decode_json(row, Line)
+        except BodyError as error:
+            raise BodyError(f"line {number}: {error}", field="input_file_id") from None
+        if line.method != "POST" or line.url != endpoint:
+            raise BodyError(f"line {number} must be a POST to {endpoint}", field="input_file_id")
+        lines.append(line)
+    if len({line.custom_id for line in lines}) < len(lines):
+        raise BodyError("each custom_id must be another", field="input_file_id")
+    return lines
