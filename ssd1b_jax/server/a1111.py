@@ -128,6 +128,8 @@ def _info(pictures: Sequence[Picture], payload: TextToImage, notes: Sequence[str
         "subseed": first["variation_seed"] or first["seed"],
         "all_subseeds": [picture.request["variation_seed"] or picture.seed for picture in pictures],
         "subseed_strength": first["variation_strength"],
+        "width": pictures[0].size[0],
+        "height": pictures[0].size[1],
         "sampler_name": samplers.row(first["scheduler"]).label,
         "cfg_scale": first["guidance_scale"],
         "steps": first["num_inference_steps"],
