@@ -21,7 +21,7 @@ CONFIG = tiny.tiny_config()
 def here(tmp_path, monkeypatch):
     """Each test in a folder of its own, with a picture in it."""
     monkeypatch.chdir(tmp_path)
-    images.save(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8), "in.png")
+    images.save(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), "in.png")
     return tmp_path
 
 

@@ -52,3 +52,17 @@ def test_only_the_last_few_are_kept(read):
     assert len(read) == pictures.KEPT + 1
     kept.get(requests[1])
     assert len(read) == pictures.KEPT + 2
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "settings", "notes"),
+    [
+        (48, tiny.SIZE, {}, ("33% of the image's height was cut off: resize_mode pad or stretch keeps it",)),
+        (tiny.SIZE, 40, {}, ("20% of the image's width was cut off: resize_mode pad or stretch keeps it",)),
+        (tiny.SIZE + 1, tiny.SIZE, {}, ()),
+        (48, tiny.SIZE, dict(resize_mode="pad"), ()),
+        (48, tiny.SIZE, dict(height=48), ()),
+    ],
+)
+def test_what_a_crop_leaves_out_is_told(height, width, settings, notes):
+    assert pictures.Pictures(2).get(request(picture(0, height, width), **settings)).notes == notes

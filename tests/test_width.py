@@ -48,8 +48,9 @@ def test_what_was_kept_is_of_the_same_model_and_devices_and_whole(measured, tmp_
     assert width.kept(config, dtypes, Devices(jax.devices()[:2])) is None
     assert width.kept(config, part_dtypes(config, jnp.bfloat16), devices) is None
     [file] = tmp_path.rglob("*.json")
-    file.write_text("{")
-    assert width.kept(config, dtypes, devices) is None
+    for damaged in ("{", "[]", '{"wide": 4}'):
+        file.write_text(damaged)
+        assert width.kept(config, dtypes, devices) is None
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from ssd1b_jax import images, records
 from ssd1b_jax.images import mask_rules, masks
 from ssd1b_jax.request import Request
 
+MISSED = 0.05  # of a side
 KEPT = 8  # pictures; one of 1024 pixels is 3 MB, and 4 more with a mask
 
 
@@ -54,7 +55,7 @@ class Pictures:
         if request.image is None:
             return Picture(np.full((request.height, request.width, 3), 128, np.uint8), remade, None, (), {})
         loaded = images.load(request.image)
-        pixels, notes = images.resize(loaded.pixels, *size), [*loaded.notes]
+        pixels, notes = images.resize(loaded.pixels, *size), [*loaded.notes, *_cut_off(loaded.pixels, *size)]
         share, sources = None, {"image": records.source(request.image, loaded)}
         if request.mask is not None:
             given = mask_rules.read(request.mask)
@@ -66,6 +67,16 @@ class Pictures:
                 color = "white" if request.mask_invert else "black"
                 notes.append(f"the mask is {color} all over, so nothing was remade")
         return Picture(pixels, remade, share, tuple(notes), sources)
+
+
+def _cut_off(pixels: images.Pixels, width: int, height: int, mode: str) -> list[str]:
+    """A note where a crop leaves out a part of the image that can be missed."""
+    old_height, old_width, _ = pixels.shape
+    ratio = old_width * height / (old_height * width)
+    share, side = (1 - 1 / ratio, "width") if ratio > 1 else (1 - ratio, "height")
+    if mode != "crop" or share < MISSED:
+        return []
+    return [f"{share:.0%} of the image's {side} was cut off: resize_mode pad or stretch keeps it"]
 
 
 def _identity(source: images.Source | None) -> Hashable:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ MEMORY_SHARE = 0.5  # of a machine's memory, where a device does not tell how mu
 
 def kept(config: ModelConfig, dtypes: Mapping[str, jnp.dtype], devices: Devices) -> int | None:
     """The width that was measured before for such a model on such devices, at the model's own size."""
-    with suppress(OSError, Error):
+    with suppress(OSError, Error, KeyError, TypeError):  # it is measured again
         width = files.read_json(_file(config, dtypes, devices))["width"]
         return width if width in WIDTHS else None
     return None
@@ -117,6 +118,7 @@ def _file(config: ModelConfig, dtypes: Mapping[str, jnp.dtype], devices: Devices
     first = devices.devices[0]
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     named = {part: jnp.dtype(dtype).name for part, dtype in sorted(dtypes.items())}
-    facts = config, named, first.platform, first.device_kind, len(devices.devices), threads, jax.__version__
+    machine = first.platform, first.device_kind, len(devices.devices), threads, os.environ.get("XLA_FLAGS")
+    facts = config, named, machine, jax.__version__, version("ssd1b_jax")
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
     return enable_compilation_cache() / "widths" / f"{digest}.json"
