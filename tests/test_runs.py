@@ -384,15 +384,38 @@ def test_files_of_others_are_never_replaced():
         make("list.csv", "out")
 
 
+@pytest.mark.parametrize("policy", [Policy(add=True), Policy(restart=True)])
+def test_another_run_removes_nothing_before_it_is_refused(policy):
+    make(listing(2), "out", output=Output(sidecar=True))
+    Path("out/p2.json").write_text("mine")
+    before = pictures()
+    with pytest.raises(RunError, match=r"out has files that would be replaced \(p2.json\): move them, or choose"):
+        make(listing(3), "out", policy=policy, output=Output(sidecar=True))
+    assert pictures() == before and len(results()) == 2
+    Path("out/p2.json").unlink()
+    run = make("list.csv", "out", policy=policy, output=Output(sidecar=True))
+    assert (run.kept, run.new) == ((2, 1) if policy.add else (0, 3)) and len(pictures()) == 6
+
+
+def test_the_same_run_removes_nothing_before_its_restart_is_refused():
+    make(listing(2), "out")
+    before = pictures()
+    Path("out/results.jsonl").write_text(json.dumps(results()[0]) + "\n")
+    with pytest.raises(RunError, match="would be replaced"):
+        make("list.csv", "out", policy=Policy(restart=True))
+    assert pictures() == before
+
+
 def test_an_input_is_never_replaced():
     Path("photos").mkdir()
     images.save(np.zeros((4, 4, 3), np.uint8), "photos/a.png")
     with pytest.raises(RunError, match="would be replaced"):
         make("photos", "photos", request=dict(prompt="x"))
-    write("list.jsonl", dict(id="b", prompt="x"))
-    make("list.jsonl", "photos")
+    Path("photos/a.png").rename("a.png")
     write("list.jsonl", dict(id="b", prompt="x"), dict(image="photos/a.png", prompt="x", output="a"))
-    run = make("list.jsonl", "photos", policy=Policy(add=True))
+    make("list.jsonl", "photos")
+    Path("a.png").rename("photos/a.png")
+    run = make("list.jsonl", "photos")
     assert dict(run.tally.failed) == {"RequestError": 1} and images.load("photos/a.png").pixels.max() == 0
 
 
@@ -658,6 +681,15 @@ def test_batch_makes_what_it_can_and_names_the_rest(capsys, tiny_folder, photos)
 
 
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
+@pytest.mark.parametrize(("first", "made"), [("photos/none.png", 1), ("file://{here}/photos/0.png", 2)])
+def test_the_first_picture_is_not_needed_to_begin(capsys, tiny_folder, photos, here, first, made):
+    rows = [[first.format(here=here), "a red apple", 3, "a"], ["photos/1.png", "a red apple", 3, "b"]]
+    write("list.csv", ["image", "prompt", "steps", "id"], *rows)
+    code, out, err = command(capsys, "batch", photos, "-o", "out", "--model", tiny_folder, "--strength", "0.7")
+    assert code == (made < 2) and f"\nout: {made} made, 0 kept, {2 - made} failed" in out and "error:" not in err
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_batch_as_json(capsys, tiny_folder, photos):
     code, out, _ = command(
         capsys, "batch", "photos", "-o", "out", "--model", tiny_folder, "--json", "--prompt", "a cat"
@@ -669,7 +701,9 @@ def test_batch_as_json(capsys, tiny_folder, photos):
 
 
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
-def test_a_dry_run_checks_every_line_and_says_what_it_takes(capsys, tiny_folder, photos):
+def test_a_dry_run_checks_every_line_and_says_what_it_takes(capsys, tiny_folder, photos, here):
+    text = Path(photos).read_text()
+    Path(photos).write_text(text.replace("photos/0.png", f"file://{here}/photos/0.png"))  # is timed
     with open(photos, "a") as file:
         file.write("photos/in.png,x,2000\n")
     code, out, err = command(capsys, "batch", photos, "-o", "out", "--model", tiny_folder, "--dry-run")

@@ -25,7 +25,7 @@ class Checked:
     """What a manifest comes to: pictures, model calls, and `work`, in which a guided call of the model's size is 2.
 
     `bad` are the first lines that are wrong, with their sentences; `bad_count` counts all, and `nameless` those of this
-    share that are so wrong that no output is known.
+    share that are so wrong that no output is known. `first` is the first request, with a blank image.
     """
 
     lines: int = 0
@@ -120,7 +120,7 @@ def _count(line: Line, defaults: Defaults, checked: Checked, headers: bool) -> N
         checked.pictures += 1
         checked.calls += calls
         checked.work += work
-        checked.first = checked.first or item.request
+        checked.first = checked.first or inputs.blank(item.request)
 
 
 def _pictures(item: Item) -> Iterator[images.Source]:
@@ -137,12 +137,13 @@ def cost(request: Request, defaults: Defaults) -> tuple[int, float]:
     return calls, calls * (1 + guided) * area
 
 
-def check_free(folder: Place, index: Index) -> None:
-    """Raise RunError where files that no run has made are in the place of outputs."""
-    taken = [*islice((name for name in folder.all_names() if index.state(name) is not None), MAX_TOLD)]
+def check_free(folder: Place, index: Index, known: Index | None = None) -> None:
+    """Raise RunError where files that no run has made are in the place of outputs. `known` has those that one has."""
+    names = (name for name in folder.all_names() if index.state(name) is not None)
+    taken = [*islice((name for name in names if known is None or known.state(name) is None), MAX_TOLD)]
     if taken:
         told = ", ".join(sorted(taken)[:3]) + (" and more" if len(taken) > 3 else "")
-        raise RunError(f"{folder.root} has files that would be replaced ({told}): choose another folder")
+        raise RunError(f"{folder.root} has files that would be replaced ({told}): move them, or choose another folder")
 
 
 def names_of(line: Line, defaults: Defaults) -> list[str]:

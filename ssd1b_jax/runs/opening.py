@@ -54,6 +54,8 @@ def begin(
     if policy.on_error == "stop" and checked.bad_count:
         more = f"; and {checked.bad_count - len(checked.bad)} more" if checked.bad_count > len(checked.bad) else ""
         raise RunError(f"{'; '.join(checked.bad)}{more}: nothing was made; mend the lines, or --on-error skip")
+    if then is not None and not is_same:
+        _check_others(folder, made_by, index, policy)
     if then is not None and policy.restart:
         _remove_all(folder)
     if then is None or policy.restart:
@@ -74,14 +76,34 @@ def _write_origin(folder: Place, made_by: origin.Origin, index: Index) -> None:
         origin.check(origin.read(folder) or {}, made_by, folder)
 
 
-def _remove_all(folder: Place) -> None:
-    """Remove the pictures of the run that the folder has, and all that it tells of them."""
+def _check_others(folder: Place, made_by: origin.Origin, index: Index, policy: Policy) -> None:
+    """Raise RunError where files that the journals do not tell of are in the place of outputs."""
+    known = Index()
+    try:
+        for name in _written(folder):
+            known.add(name, 0)
+        checking.check_free(folder, index, known)
+    except RunError:
+        if policy.restart or origin.read(folder) != made_by:  # else another worker has begun the same run
+            raise
+    finally:
+        known.close()
+
+
+def _written(folder: Place) -> Iterator[str]:
+    """The pictures and sidecars that the journals tell of."""
     for name in (*journal.files(folder), *journal.claimed(folder)):
         for entry in journal.read(folder, name):
             if entry.get("sha256") and names.is_safe(entry["output"]):
-                folder.remove(entry["output"])
+                yield entry["output"]
                 if entry.get("sidecar"):
-                    folder.remove(sidecar(entry["output"]))
+                    yield sidecar(entry["output"])
+
+
+def _remove_all(folder: Place) -> None:
+    """Remove the pictures of the run that the folder has, and all that it tells of them."""
+    for name in _written(folder):
+        folder.remove(name)
     for name in (*journal.files(folder), *folder.names("status", ".json")):
         folder.remove(name)
     remove_claims(folder)

@@ -141,12 +141,12 @@ class Run:
         self.tally.others = self.tally.total - self.tally.kept - self.tally.made - self.tally.failed.total()
 
     def first_request(self) -> Request | None:
-        """The request of the first picture that is to be made."""
+        """The request of the first picture that is to be made, with a blank image in place of its own."""
         for line in filter(self._is_wanted, self.manifest.lines()):
             with suppress(Error):
                 for item in self.defaults.items(line):
                     if self._is_pending(item.name):
-                        return item.request
+                        return inputs.blank(item.request)
         return None
 
     def failures(self) -> Iterator[journal.Entry]:
