@@ -175,6 +175,27 @@ def test_lines_of_an_openai_batch():
     assert fourth.startswith("a picture is made from one picture, got 2")
 
 
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (
+            dict(images=[dict(file_id="f")]),
+            "image must be a path or a URL, alone or as image_url, got an obj",
+        ),
+        (dict(image=["a.png"]), "image must be a path or a URL, alone or as image_url, got list"),
+        (
+            dict(image="in.png", mask=dict(file_id="f")),
+            "mask must be a path or a URL, alone or as image_url, got an obj",
+        ),
+        (dict(), "an edit needs an image: give a path or a data URL"),
+    ],
+)
+def test_an_edit_of_an_openai_batch_never_becomes_another_picture(body, sentence):
+    edit = dict(custom_id="a", method="POST", url="/v1/images/edits", body=dict(prompt="x") | body)
+    [fault] = values(write("batch.jsonl", edit))
+    assert fault.startswith(sentence)
+
+
 def test_parquet():
     import pyarrow
     from pyarrow import parquet
@@ -273,6 +294,16 @@ def test_names_that_are_alike_are_told_before_any_work(first, second, sentence):
     assert not Path("out").exists()
 
 
+def test_a_jpeg_has_the_name_of_the_sidecar_that_its_record_may_need():
+    write("list.jsonl", dict(id="a.jpg", prompt="x"), dict(id="a.jpeg", prompt="x"))
+    with pytest.raises(RunError, match="lines 1 and 2: a.jpeg"):
+        make("list.jsonl", "out")
+    assert make("list.jsonl", "out", output=Output(metadata=False)).tally.made == 2
+    write("list.jsonl", dict(id="run.jpg", prompt="x"))
+    with pytest.raises(RunError, match="line 1 .*the sidecar run.json is a file of the run"):
+        make("list.jsonl", "out2")
+
+
 # what is made
 
 
@@ -313,6 +344,13 @@ def test_seeds_that_are_not_given_follow_from_names():
     assert pictures("one") == pictures("two")
     first, second = (entry["seed"] for entry in results("one"))
     assert first != second
+
+
+def test_a_seed_of_minus_one_is_none():
+    write("list.jsonl", dict(id="a", prompt="x", variation_strength=0.5))
+    make("list.jsonl", "one")
+    make("list.jsonl", "two", request=dict(seed=-1, variation_seed=-1))
+    assert pictures("one") == pictures("two")
 
 
 def test_what_is_damaged_or_missing_is_made_again():
@@ -458,6 +496,12 @@ def test_stop_refuses_lines_that_are_wrong_before_any_work():
     assert pipe.asked == 0 and not Path("out").exists()
 
 
+def test_stop_refuses_lines_that_are_wrong_of_a_run_that_goes_on():
+    make(faulty(), "out")
+    with pytest.raises(RunError, match=r"line 6 \(strong\): strength must be.*nothing was made"):
+        make("list.jsonl", "out", policy=Policy(on_error="stop"))
+
+
 def test_stop_ends_the_run_at_a_picture_that_fails():
     Path("none.png").write_text("no picture")
     rows = ([f"p{i}", "none.png" if i == 9 else "in.png", "x", i] for i in range(40))
@@ -539,6 +583,22 @@ def test_shards_are_all_of_a_run_and_stay_when_lines_are_added():
     assert {entry["output"] for entry in journal.read(stub.Folder(Path("out")), "results-2-of-4.jsonl")} == share
     assert make("list.csv", "out", pipe := StubPipe()).kept == 40 and pipe.asked == 0
     check_whole(40)
+
+
+def test_lines_whose_names_are_no_text_fail_alone():
+    write("list.jsonl", dict(id="\ud800", prompt="x", num_images=0), dict(id="b", prompt="x"))
+    run = make("list.jsonl", "out")
+    assert dict(run.tally.failed) == {"RequestError": 1} and run.tally.made == 1
+
+
+def test_a_share_reads_its_own_pictures_alone(monkeypatch):
+    listing(20)
+    for index in (1, 2):
+        make("list.csv", "out", shard=Shard(index, 2))
+    read, sha256 = [], stub.Folder.sha256
+    monkeypatch.setattr(stub.Folder, "sha256", lambda folder, name: read.append(name) or sha256(folder, name))
+    make("list.csv", "out", shard=Shard(1, 2))
+    assert sorted(read) == sorted(name for name in pictures() if Shard(1, 2).has(name))
 
 
 def test_shards_parse():

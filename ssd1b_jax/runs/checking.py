@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import PurePosixPath
 
 from ssd1b_jax import images
 from ssd1b_jax.errors import Error, RunError
+from ssd1b_jax.records import saving
 from ssd1b_jax.request import PICTURES, Request
 from ssd1b_jax.runs import inputs, names
 from ssd1b_jax.runs.index import OTHERS, PENDING, SIDECAR, Index
@@ -93,13 +93,14 @@ def check(
 
 
 def _take_names(line: Line, defaults: Defaults, folder: Place, index: Index, shard: Shard, alike: list[str]) -> None:
-    has_sidecar = defaults.output_of(line).sidecar
+    output = defaults.output_of(line)
     for name in defaults.names(line):
         names.check(name, line.where)
         folder.check_inside(name)
         other = index.add(name, line.number, PENDING if shard.has(name) else OTHERS)
+        has_sidecar = output.sidecar or (output.metadata and name.lower().endswith(saving.JPEGS))  # for long records
         if has_sidecar and other is None:
-            sidecar = str(PurePosixPath(name).with_suffix(".json"))
+            sidecar = names.sidecar(name)
             if sidecar.casefold().startswith(OURS):
                 raise RunError(f"{line.where}: the sidecar {sidecar} is a file of the run: give the line an output")
             other = index.add(sidecar, line.number, SIDECAR)
