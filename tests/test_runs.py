@@ -694,6 +694,28 @@ def test_an_object_store_is_claimed_and_has_no_files_of_others(here):
         Bucket("nowhere://x")
 
 
+@pytest.mark.parametrize(
+    ("call", "done"),
+    [
+        (lambda bucket: bucket.exists("a"), "a: cannot be read"),
+        (lambda bucket: bucket.read("a"), "a: cannot be read"),
+        (lambda bucket: [*bucket.lines("a")], "a: cannot be read"),
+        (lambda bucket: bucket.sha256("a"), "a: cannot be read"),
+        (lambda bucket: bucket.names("a/", ""), "a: cannot be listed"),
+        (lambda bucket: bucket.create("a", b""), "a: cannot be saved"),
+        (lambda bucket: bucket.discard("a"), "a: cannot be removed"),
+    ],
+)
+def test_an_object_store_that_cannot_be_reached_is_told(monkeypatch, call, done):
+    def fail(*_, **__):
+        raise obstore.exceptions.GenericError("No route to the host\nand more")
+
+    for name in ("delete", "get", "head", "list", "put"):
+        monkeypatch.setattr(obstore, name, fail)
+    with pytest.raises(SaveError, match=f"^memory:/{done}: no route to the host$"):
+        call(Bucket("memory:", obstore.store.MemoryStore()))
+
+
 def test_pictures_are_fetched_from_object_stores(here):
     url = f"file://{here}"
     rows = [dict(id=f"p{i}", image=f"{url}/in.png", prompt="x", seed=i) for i in range(30)]
