@@ -92,7 +92,7 @@ class Bucket:
         yield from self._listed()
 
     def _listed(self, prefix: str | None = None) -> Iterator[str]:
-        with self._told(prefix or "", "listed"):
+        with self._refusals(prefix or "", "listed"):
             for some in self._obstore.list(self._store, prefix=prefix):
                 yield from (each["path"] for each in some)
 
@@ -115,12 +115,12 @@ class Bucket:
         return None if head is None else head["size"]
 
     def _head(self, name: str) -> Any:
-        with suppress(FileNotFoundError), self._told(name, "read"):
+        with suppress(FileNotFoundError), self._refusals(name, "read"):
             return self._obstore.head(self._store, name)
         return None
 
     def read(self, name: str) -> bytes | None:
-        with suppress(FileNotFoundError), self._told(name, "read"):
+        with suppress(FileNotFoundError), self._refusals(name, "read"):
             return bytes(self._obstore.get(self._store, name).bytes())
         return None
 
@@ -145,7 +145,7 @@ class Bucket:
 
     def _read_on(self, name: str) -> Iterator[bytes]:
         """An object bit by bit. Raises FileNotFoundError."""
-        with self._told(name, "read"):
+        with self._refusals(name, "read"):
             yield from map(bytes, self._obstore.get(self._store, name).stream())
 
     def write(self, name: str, data: bytes, parents: bool = True) -> None:
@@ -168,17 +168,17 @@ class Bucket:
         return True
 
     def _put(self, name: str, data: Any, **options: Any) -> None:
-        with self._told(name, "saved"):
+        with self._refusals(name, "saved"):
             self._obstore.put(self._store, name, data, **options)
 
     def discard(self, name: str) -> None:
-        with suppress(FileNotFoundError), self._told(name, "removed"):
+        with suppress(FileNotFoundError), self._refusals(name, "removed"):
             self._obstore.delete(self._store, name)
 
     remove = discard
 
     @contextmanager
-    def _told(self, name: str, done: str) -> Iterator[None]:
+    def _refusals(self, name: str, done: str) -> Iterator[None]:
         """Raise SaveError for what the store refuses; that an object is missing, or there already, is no refusal."""
         try:
             yield

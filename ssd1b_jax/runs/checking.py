@@ -140,8 +140,8 @@ def cost(request: Request, defaults: Defaults) -> tuple[int, float]:
 
 def check_free(folder: Place, index: Index, known: Index | None = None) -> None:
     """Raise RunError where files that no run has made are in the place of outputs. `known` has those that one has."""
-    names = (name for name in folder.all_names() if index.state(name) is not None)
-    taken = [*islice((name for name in names if known is None or known.state(name) is None), MAX_TOLD)]
+    outputs = (name for name in folder.all_names() if index.state(name) is not None)
+    taken = [*islice((name for name in outputs if known is None or known.state(name) is None), MAX_TOLD)]
     if taken:
         told = ", ".join(sorted(taken)[:3]) + (" and more" if len(taken) > 3 else "")
         raise RunError(f"{folder.root} has files that would be replaced ({told}): move them, or choose another folder")

@@ -120,8 +120,8 @@ def verified(folder: Place, name: str, index: Index, policy: Policy) -> Iterator
     entries = journal.read(folder, name)
     with ThreadPoolExecutor(VERIFIERS) as pool:
         while some := [*islice(entries, TOGETHER)]:
-            open_ = [_is_open(index, entry) for entry in some]
-            whole = pool.map(lambda entry, is_open: is_open and _is_whole(folder, entry, policy), some, open_)
+            unseen = [_is_unseen(index, entry) for entry in some]
+            whole = pool.map(lambda entry, is_unseen: is_unseen and _is_whole(folder, entry, policy), some, unseen)
             for entry, is_whole in zip(some, whole, strict=True):
                 output = entry["output"]
                 state = index.state(output) if output else None
@@ -135,7 +135,7 @@ def verified(folder: Place, name: str, index: Index, policy: Policy) -> Iterator
                     index.set(output, RETRIED if entry.get("error") else REDONE)
 
 
-def _is_open(index: Index, entry: journal.Entry) -> bool:
+def _is_unseen(index: Index, entry: journal.Entry) -> bool:
     """Whether an entry tells of a picture of this worker that no other entry has yet."""
     return bool(entry["output"]) and index.state(entry["output"]) not in (None, OTHERS, KEPT)
 
