@@ -87,6 +87,7 @@ def commands_use_tiny_pipe(tiny_pipe, tiny_folder, monkeypatch):
             return load(model, dtype=dtype, per_device=per_device, loras=loras, requests=requests)
         for name, file in loras.items():
             tiny_pipe.load_lora(file, name)
+        tiny_pipe._planner.keep(requests)
         return tiny_pipe
 
     monkeypatch.setattr(Pipeline, "from_pretrained", from_pretrained)

@@ -175,6 +175,27 @@ def test_lines_of_an_openai_batch():
     assert fourth.startswith("a picture is made from one picture, got 2")
 
 
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (
+            dict(images=[dict(file_id="f")]),
+            "image must be a path or a URL, alone or as image_url, got an obj",
+        ),
+        (dict(image=["a.png"]), "image must be a path or a URL, alone or as image_url, got list"),
+        (
+            dict(image="in.png", mask=dict(file_id="f")),
+            "mask must be a path or a URL, alone or as image_url, got an obj",
+        ),
+        (dict(), "an edit needs an image: give a path or a data URL"),
+    ],
+)
+def test_an_edit_of_an_openai_batch_never_becomes_another_picture(body, sentence):
+    edit = dict(custom_id="a", method="POST", url="/v1/images/edits", body=dict(prompt="x") | body)
+    [fault] = values(write("batch.jsonl", edit))
+    assert fault.startswith(sentence)
+
+
 def test_parquet():
     import pyarrow
     from pyarrow import parquet
@@ -273,6 +294,16 @@ def test_names_that_are_alike_are_told_before_any_work(first, second, sentence):
     assert not Path("out").exists()
 
 
+def test_a_jpeg_has_the_name_of_the_sidecar_that_its_record_may_need():
+    write("list.jsonl", dict(id="a.jpg", prompt="x"), dict(id="a.jpeg", prompt="x"))
+    with pytest.raises(RunError, match="lines 1 and 2: a.jpeg"):
+        make("list.jsonl", "out")
+    assert make("list.jsonl", "out", output=Output(metadata=False)).tally.made == 2
+    write("list.jsonl", dict(id="run.jpg", prompt="x"))
+    with pytest.raises(RunError, match="line 1 .*the sidecar run.json is a file of the run"):
+        make("list.jsonl", "out2")
+
+
 # what is made
 
 
@@ -313,6 +344,13 @@ def test_seeds_that_are_not_given_follow_from_names():
     assert pictures("one") == pictures("two")
     first, second = (entry["seed"] for entry in results("one"))
     assert first != second
+
+
+def test_a_seed_of_minus_one_is_none():
+    write("list.jsonl", dict(id="a", prompt="x", variation_strength=0.5))
+    make("list.jsonl", "one")
+    make("list.jsonl", "two", request=dict(seed=-1, variation_seed=-1))
+    assert pictures("one") == pictures("two")
 
 
 def test_what_is_damaged_or_missing_is_made_again():
@@ -384,15 +422,38 @@ def test_files_of_others_are_never_replaced():
         make("list.csv", "out")
 
 
+@pytest.mark.parametrize("policy", [Policy(add=True), Policy(restart=True)])
+def test_another_run_removes_nothing_before_it_is_refused(policy):
+    make(listing(2), "out", output=Output(sidecar=True))
+    Path("out/p2.json").write_text("mine")
+    before = pictures()
+    with pytest.raises(RunError, match=r"out has files that would be replaced \(p2.json\): move them, or choose"):
+        make(listing(3), "out", policy=policy, output=Output(sidecar=True))
+    assert pictures() == before and len(results()) == 2
+    Path("out/p2.json").unlink()
+    run = make("list.csv", "out", policy=policy, output=Output(sidecar=True))
+    assert (run.kept, run.new) == ((2, 1) if policy.add else (0, 3)) and len(pictures()) == 6
+
+
+def test_the_same_run_removes_nothing_before_its_restart_is_refused():
+    make(listing(2), "out")
+    before = pictures()
+    Path("out/results.jsonl").write_text(json.dumps(results()[0]) + "\n")
+    with pytest.raises(RunError, match="would be replaced"):
+        make("list.csv", "out", policy=Policy(restart=True))
+    assert pictures() == before
+
+
 def test_an_input_is_never_replaced():
     Path("photos").mkdir()
     images.save(np.zeros((4, 4, 3), np.uint8), "photos/a.png")
     with pytest.raises(RunError, match="would be replaced"):
         make("photos", "photos", request=dict(prompt="x"))
-    write("list.jsonl", dict(id="b", prompt="x"))
-    make("list.jsonl", "photos")
+    Path("photos/a.png").rename("a.png")
     write("list.jsonl", dict(id="b", prompt="x"), dict(image="photos/a.png", prompt="x", output="a"))
-    run = make("list.jsonl", "photos", policy=Policy(add=True))
+    make("list.jsonl", "photos")
+    Path("a.png").rename("photos/a.png")
+    run = make("list.jsonl", "photos")
     assert dict(run.tally.failed) == {"RequestError": 1} and images.load("photos/a.png").pixels.max() == 0
 
 
@@ -433,6 +494,12 @@ def test_stop_refuses_lines_that_are_wrong_before_any_work():
     with pytest.raises(RunError, match=r"line 6 \(strong\): strength must be.*nothing was made"):
         make(faulty(), "out", pipe := StubPipe(), policy=Policy(on_error="stop"))
     assert pipe.asked == 0 and not Path("out").exists()
+
+
+def test_stop_refuses_lines_that_are_wrong_of_a_run_that_goes_on():
+    make(faulty(), "out")
+    with pytest.raises(RunError, match=r"line 6 \(strong\): strength must be.*nothing was made"):
+        make("list.jsonl", "out", policy=Policy(on_error="stop"))
 
 
 def test_stop_ends_the_run_at_a_picture_that_fails():
@@ -516,6 +583,22 @@ def test_shards_are_all_of_a_run_and_stay_when_lines_are_added():
     assert {entry["output"] for entry in journal.read(stub.Folder(Path("out")), "results-2-of-4.jsonl")} == share
     assert make("list.csv", "out", pipe := StubPipe()).kept == 40 and pipe.asked == 0
     check_whole(40)
+
+
+def test_lines_whose_names_are_no_text_fail_alone():
+    write("list.jsonl", dict(id="\ud800", prompt="x", num_images=0), dict(id="b", prompt="x"))
+    run = make("list.jsonl", "out")
+    assert dict(run.tally.failed) == {"RequestError": 1} and run.tally.made == 1
+
+
+def test_a_share_reads_its_own_pictures_alone(monkeypatch):
+    listing(20)
+    for index in (1, 2):
+        make("list.csv", "out", shard=Shard(index, 2))
+    read, sha256 = [], stub.Folder.sha256
+    monkeypatch.setattr(stub.Folder, "sha256", lambda folder, name: read.append(name) or sha256(folder, name))
+    make("list.csv", "out", shard=Shard(1, 2))
+    assert sorted(read) == sorted(name for name in pictures() if Shard(1, 2).has(name))
 
 
 def test_shards_parse():
@@ -611,6 +694,28 @@ def test_an_object_store_is_claimed_and_has_no_files_of_others(here):
         Bucket("nowhere://x")
 
 
+@pytest.mark.parametrize(
+    ("call", "done"),
+    [
+        (lambda bucket: bucket.exists("a"), "a: cannot be read"),
+        (lambda bucket: bucket.read("a"), "a: cannot be read"),
+        (lambda bucket: [*bucket.lines("a")], "a: cannot be read"),
+        (lambda bucket: bucket.sha256("a"), "a: cannot be read"),
+        (lambda bucket: bucket.names("a/", ""), "a: cannot be listed"),
+        (lambda bucket: bucket.create("a", b""), "a: cannot be saved"),
+        (lambda bucket: bucket.discard("a"), "a: cannot be removed"),
+    ],
+)
+def test_an_object_store_that_cannot_be_reached_is_told(monkeypatch, call, done):
+    def fail(*_, **__):
+        raise obstore.exceptions.GenericError("No route to the host\nand more")
+
+    for name in ("delete", "get", "head", "list", "put"):
+        monkeypatch.setattr(obstore, name, fail)
+    with pytest.raises(SaveError, match=f"^memory:/{done}: no route to the host$"):
+        call(Bucket("memory:", obstore.store.MemoryStore()))
+
+
 def test_pictures_are_fetched_from_object_stores(here):
     url = f"file://{here}"
     rows = [dict(id=f"p{i}", image=f"{url}/in.png", prompt="x", seed=i) for i in range(30)]
@@ -658,6 +763,15 @@ def test_batch_makes_what_it_can_and_names_the_rest(capsys, tiny_folder, photos)
 
 
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
+@pytest.mark.parametrize(("first", "made"), [("photos/none.png", 1), ("file://{here}/photos/0.png", 2)])
+def test_the_first_picture_is_not_needed_to_begin(capsys, tiny_folder, photos, here, first, made):
+    rows = [[first.format(here=here), "a red apple", 3, "a"], ["photos/1.png", "a red apple", 3, "b"]]
+    write("list.csv", ["image", "prompt", "steps", "id"], *rows)
+    code, out, err = command(capsys, "batch", photos, "-o", "out", "--model", tiny_folder, "--strength", "0.7")
+    assert code == (made < 2) and f"\nout: {made} made, 0 kept, {2 - made} failed" in out and "error:" not in err
+
+
+@pytest.mark.usefixtures("commands_use_tiny_pipe")
 def test_batch_as_json(capsys, tiny_folder, photos):
     code, out, _ = command(
         capsys, "batch", "photos", "-o", "out", "--model", tiny_folder, "--json", "--prompt", "a cat"
@@ -669,7 +783,9 @@ def test_batch_as_json(capsys, tiny_folder, photos):
 
 
 @pytest.mark.usefixtures("commands_use_tiny_pipe")
-def test_a_dry_run_checks_every_line_and_says_what_it_takes(capsys, tiny_folder, photos):
+def test_a_dry_run_checks_every_line_and_says_what_it_takes(capsys, tiny_folder, photos, here):
+    text = Path(photos).read_text()
+    Path(photos).write_text(text.replace("photos/0.png", f"file://{here}/photos/0.png"))  # is timed
     with open(photos, "a") as file:
         file.write("photos/in.png,x,2000\n")
     code, out, err = command(capsys, "batch", photos, "-o", "out", "--model", tiny_folder, "--dry-run")

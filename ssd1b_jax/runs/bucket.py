@@ -10,6 +10,7 @@ import secrets
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ssd1b_jax.errors import ImageError, RunError, SaveError
@@ -42,7 +43,10 @@ def read_picture(url: str) -> bytes:
 
 
 class Bucket:
-    """What is below a URL, by names with slashes; or below a store of obstore's, for which the URL is only shown."""
+    """What is below a URL, by names with slashes; or below a store of obstore's, for which the URL is only shown.
+
+    All methods raise SaveError where the store can't be reached, or refuses.
+    """
 
     is_local = False
 
@@ -81,21 +85,23 @@ class Bucket:
 
     def move_aside(self, name: str) -> None:
         """Remove all objects below a name."""
-        for listed in self._obstore.list(self._store, prefix=name):
-            for each in listed:
-                self.discard(each["path"])
+        for each in self._listed(name):
+            self.discard(each)
 
     def all_names(self) -> Iterator[str]:
-        for listed in self._obstore.list(self._store):
-            yield from (each["path"] for each in listed)
+        yield from self._listed()
+
+    def _listed(self, prefix: str | None = None) -> Iterator[str]:
+        with self._refusals(prefix or "", "listed"):
+            for some in self._obstore.list(self._store, prefix=prefix):
+                yield from (each["path"] for each in some)
 
     def names(self, prefix: str, suffix: str) -> list[str]:
         """As in a folder; at the top only the file that is named so, as a listing may be of a million pictures."""
         parent, slash, _ = prefix.rpartition("/")
         if not slash:
             return [prefix + suffix] if self.exists(prefix + suffix) else []
-        listed = [each["path"] for some in self._obstore.list(self._store, prefix=parent) for each in some]
-        return sorted(name for name in listed if name.startswith(prefix) and name.endswith(suffix))
+        return sorted(name for name in self._listed(parent) if name.startswith(prefix) and name.endswith(suffix))
 
     def identity(self, name: str) -> tuple[Any, ...]:
         head = self._head(name)
@@ -109,45 +115,45 @@ class Bucket:
         return None if head is None else head["size"]
 
     def _head(self, name: str) -> Any:
-        try:
+        with suppress(FileNotFoundError), self._refusals(name, "read"):
             return self._obstore.head(self._store, name)
-        except FileNotFoundError:
-            return None
+        return None
 
     def read(self, name: str) -> bytes | None:
-        try:
+        with suppress(FileNotFoundError), self._refusals(name, "read"):
             return bytes(self._obstore.get(self._store, name).bytes())
-        except FileNotFoundError:
-            return None
+        return None
 
     def lines(self, name: str) -> Iterator[bytes]:
         """The lines of an object, which is read bit by bit."""
-        try:
-            stream = self._obstore.get(self._store, name).stream()
-        except FileNotFoundError:
-            return
         rest = b""
-        for some in stream:
-            *whole, rest = (rest + bytes(some)).split(b"\n")
-            yield from (line + b"\n" for line in whole)
+        with suppress(FileNotFoundError):
+            for some in self._read_on(name):
+                *whole, rest = (rest + some).split(b"\n")
+                yield from (line + b"\n" for line in whole)
         if rest:
             yield rest
 
     def sha256(self, name: str) -> str | None:
         digest = hashlib.sha256()
         try:
-            for some in self._obstore.get(self._store, name).stream():
+            for some in self._read_on(name):
                 digest.update(some)
         except FileNotFoundError:
             return None
         return digest.hexdigest()
 
+    def _read_on(self, name: str) -> Iterator[bytes]:
+        """An object bit by bit. Raises FileNotFoundError."""
+        with self._refusals(name, "read"):
+            yield from map(bytes, self._obstore.get(self._store, name).stream())
+
     def write(self, name: str, data: bytes, parents: bool = True) -> None:
-        """Put an object. Raises SaveError."""
+        """Put an object."""
         self._put(name, data)
 
     def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
-        """Put an object that is made bit by bit; the lines may come from the older one. Raises SaveError."""
+        """Put an object that is made bit by bit; the lines may come from the older one."""
         with tempfile.TemporaryFile() as file:  # obstore can't be called while it puts
             file.writelines(lines)
             file.seek(0)
@@ -162,20 +168,24 @@ class Bucket:
         return True
 
     def _put(self, name: str, data: Any, **options: Any) -> None:
-        try:
+        with self._refusals(name, "saved"):
             self._obstore.put(self._store, name, data, **options)
-        except self._obstore.exceptions.AlreadyExistsError:
-            raise
-        except (OSError, self._obstore.exceptions.BaseError) as error:
-            raise SaveError(f"{self.root}/{name}: cannot be saved: {_reason(error)}") from error
 
     def discard(self, name: str) -> None:
-        try:
+        with suppress(FileNotFoundError), self._refusals(name, "removed"):
             self._obstore.delete(self._store, name)
-        except FileNotFoundError:
-            pass
 
     remove = discard
+
+    @contextmanager
+    def _refusals(self, name: str, done: str) -> Iterator[None]:
+        """Raise SaveError for what the store refuses; that an object is missing, or there already, is no refusal."""
+        try:
+            yield
+        except (FileNotFoundError, self._obstore.exceptions.AlreadyExistsError):
+            raise
+        except (OSError, self._obstore.exceptions.BaseError) as error:
+            raise SaveError(f"{self.root}/{name}: cannot be {done}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

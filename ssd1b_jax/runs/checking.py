@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import PurePosixPath
 
 from ssd1b_jax import images
 from ssd1b_jax.errors import Error, RunError
+from ssd1b_jax.records import saving
 from ssd1b_jax.request import PICTURES, Request
 from ssd1b_jax.runs import inputs, names
 from ssd1b_jax.runs.index import OTHERS, PENDING, SIDECAR, Index
@@ -25,7 +25,7 @@ class Checked:
     """What a manifest comes to: pictures, model calls, and `work`, in which a guided call of the model's size is 2.
 
     `bad` are the first lines that are wrong, with their sentences; `bad_count` counts all, and `nameless` those of this
-    share that are so wrong that no output is known.
+    share that are so wrong that no output is known. `first` is the first request, with a blank image.
     """
 
     lines: int = 0
@@ -93,13 +93,14 @@ def check(
 
 
 def _take_names(line: Line, defaults: Defaults, folder: Place, index: Index, shard: Shard, alike: list[str]) -> None:
-    has_sidecar = defaults.output_of(line).sidecar
+    output = defaults.output_of(line)
     for name in defaults.names(line):
         names.check(name, line.where)
         folder.check_inside(name)
         other = index.add(name, line.number, PENDING if shard.has(name) else OTHERS)
+        has_sidecar = output.sidecar or (output.metadata and name.lower().endswith(saving.JPEGS))  # for long records
         if has_sidecar and other is None:
-            sidecar = str(PurePosixPath(name).with_suffix(".json"))
+            sidecar = names.sidecar(name)
             if sidecar.casefold().startswith(OURS):
                 raise RunError(f"{line.where}: the sidecar {sidecar} is a file of the run: give the line an output")
             other = index.add(sidecar, line.number, SIDECAR)
@@ -120,7 +121,7 @@ def _count(line: Line, defaults: Defaults, checked: Checked, headers: bool) -> N
         checked.pictures += 1
         checked.calls += calls
         checked.work += work
-        checked.first = checked.first or item.request
+        checked.first = checked.first or inputs.blank(item.request)
 
 
 def _pictures(item: Item) -> Iterator[images.Source]:
@@ -137,12 +138,13 @@ def cost(request: Request, defaults: Defaults) -> tuple[int, float]:
     return calls, calls * (1 + guided) * area
 
 
-def check_free(folder: Place, index: Index) -> None:
-    """Raise RunError where files that no run has made are in the place of outputs."""
-    taken = [*islice((name for name in folder.all_names() if index.state(name) is not None), MAX_TOLD)]
+def check_free(folder: Place, index: Index, known: Index | None = None) -> None:
+    """Raise RunError where files that no run has made are in the place of outputs. `known` has those that one has."""
+    outputs = (name for name in folder.all_names() if index.state(name) is not None)
+    taken = [*islice((name for name in outputs if known is None or known.state(name) is None), MAX_TOLD)]
     if taken:
         told = ", ".join(sorted(taken)[:3]) + (" and more" if len(taken) > 3 else "")
-        raise RunError(f"{folder.root} has files that would be replaced ({told}): choose another folder")
+        raise RunError(f"{folder.root} has files that would be replaced ({told}): move them, or choose another folder")
 
 
 def names_of(line: Line, defaults: Defaults) -> list[str]:

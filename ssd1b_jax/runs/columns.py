@@ -10,7 +10,7 @@ from typing import Any
 from ssd1b_jax import settings
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.images import sources
-from ssd1b_jax.request import PICTURES
+from ssd1b_jax.request import DRAWN, PICTURES, SEEDS
 from ssd1b_jax.runs.bucket import SCHEMES, is_url
 from ssd1b_jax.settings import SETTINGS
 from ssd1b_jax.settings.kinds import Number, Pair, Scales, Switch
@@ -18,7 +18,6 @@ from ssd1b_jax.settings.kinds import Number, Pair, Scales, Switch
 OWN = ("id", "output")
 TAKEN = (*OWN, *(row.name for row in SETTINGS.values() if row.of != "pipeline" and row.name != "overwrite"))
 SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-SEEDS = ("seed", "variation_seed")
 _SPELLINGS = {name.lower(): row.name for row in SETTINGS.values() for name in row.names} | {
     "id": "id",
     "custom_id": "id",
@@ -69,7 +68,7 @@ def read(sent: Mapping[str, Any], meanings: Mapping[str, str], folder: Path) -> 
 def _is_absent(meaning: str, value: Any) -> bool:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
-    if meaning in SEEDS and value in (-1, "-1"):
+    if meaning in SEEDS and value in (DRAWN, str(DRAWN)):
         return True
     return isinstance(value, str) and not value.strip() and meaning != "image"
 

@@ -5,12 +5,20 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
 from ssd1b_jax.errors import Error
 from ssd1b_jax.request import PICTURES, Request
 from ssd1b_jax.runs.bucket import is_url, read_picture
 from ssd1b_jax.runs.items import Item
 
 AHEAD = 16  # items whose pictures are fetched meanwhile
+BLANK = np.zeros((8, 8, 3), np.uint8)
+
+
+def blank(request: Request) -> Request:
+    """A request that reads no picture, and runs the same programs: its image is black, and without a mask."""
+    return dataclasses.replace(request, mask=None, image=None if request.image is None else BLANK)
 
 
 def remote(request: Request) -> dict[str, str]:

@@ -10,7 +10,7 @@ from ssd1b_jax import settings
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.records import Output
-from ssd1b_jax.request import Request, repeat
+from ssd1b_jax.request import DRAWN, SEEDS, Request, repeat
 from ssd1b_jax.runs import names
 from ssd1b_jax.runs.manifest import Line
 from ssd1b_jax.settings import SETTINGS
@@ -56,6 +56,7 @@ class Defaults:
             raise line.error
         listed, output = self.names(line), self.output_of(line)
         fields = dict(image=None) | self.request | {n: line.values[n] for n in REQUEST if n in line.values}
+        fields = {name: value for name, value in fields.items() if name not in SEEDS or value != DRAWN}
         if fields.get("prompt") is None:
             raise RequestError("prompt must be given, in the line or by --prompt")
         request = Request(**dict(seed=_drawn(listed[0], "seed")) | fields)

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ssd1b_jax.errors import RunError
+from ssd1b_jax.records import sidecar_path
 from ssd1b_jax.records.output import SUFFIXES, Output
 from ssd1b_jax.runs.manifest import Line
 
@@ -35,6 +36,11 @@ def numbered(name: str, index: int, count: int) -> str:
         return name
     path = PurePosixPath(name)
     return str(path.with_stem(f"{path.stem}-{index + 1:0{len(str(count))}}"))
+
+
+def sidecar(name: str) -> str:
+    """The sidecar of a picture's file."""
+    return sidecar_path(name).as_posix()
 
 
 def check(name: str, where: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssd1b_jax.errors import RequestError
+from ssd1b_jax.request import PICTURES
 
 KEYS = {"custom_id", "method", "url", "body"}
 URLS = ("/v1/images/edits", "/v1/images/generations")
@@ -30,9 +31,11 @@ def settings_of(sent: Mapping[str, Any]) -> dict[str, Any]:
     body = {name: value for name, value in sent["body"].items() if name not in WITHOUT_EFFECT}
     if "images" in body:
         body["image"] = _only(body.pop("images"))
-    for name in ("image", "mask"):
-        if isinstance(body.get(name), Mapping):
-            body[name] = body[name].get("image_url")
+    for name in PICTURES:
+        if body.get(name) is not None:
+            body[name] = _picture(name, body[name])
+    if sent["url"].endswith("edits") and body.get("image") is None:
+        raise RequestError("an edit needs an image: give a path or a data URL, or use /v1/images/generations")
     size = body.pop("size", "auto")
     if size != "auto":
         body["width"], body["height"] = _size(size)
@@ -44,6 +47,15 @@ def _only(images: Any) -> Any:
         count = len(images) if isinstance(images, list) else "none"
         raise RequestError(f"a picture is made from one picture, got {count}: give images one entry")
     return images[0]
+
+
+def _picture(name: str, given: Any) -> str:
+    """The path or URL that a call gives for a picture."""
+    picture = given.get("image_url") if isinstance(given, Mapping) else given
+    if not isinstance(picture, str):
+        told = f"an object with {', '.join(given) or 'nothing'}" if isinstance(given, Mapping) else type(given).__name__
+        raise RequestError(f"{name} must be a path or a URL, alone or as image_url, got {told[:80]}")
+    return picture
 
 
 def _size(size: Any) -> tuple[int, int]:

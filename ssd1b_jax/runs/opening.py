@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import Literal
 
 from ssd1b_jax.errors import RunError
@@ -50,10 +49,13 @@ def begin(
     is_same = then == made_by and not policy.restart
     if then is not None and not (policy.add or policy.restart):
         origin.check(then, made_by, folder)
-    checked = checking.check(manifest, defaults, folder, index, shard, quick=is_same)
+    quick = is_same and policy.on_error != "stop"
+    checked = checking.check(manifest, defaults, folder, index, shard, quick=quick)
     if policy.on_error == "stop" and checked.bad_count:
         more = f"; and {checked.bad_count - len(checked.bad)} more" if checked.bad_count > len(checked.bad) else ""
         raise RunError(f"{'; '.join(checked.bad)}{more}: nothing was made; mend the lines, or --on-error skip")
+    if then is not None and not is_same:
+        _check_others(folder, made_by, index, policy)
     if then is not None and policy.restart:
         _remove_all(folder)
     if then is None or policy.restart:
@@ -74,14 +76,34 @@ def _write_origin(folder: Place, made_by: origin.Origin, index: Index) -> None:
         origin.check(origin.read(folder) or {}, made_by, folder)
 
 
-def _remove_all(folder: Place) -> None:
-    """Remove the pictures of the run that the folder has, and all that it tells of them."""
+def _check_others(folder: Place, made_by: origin.Origin, index: Index, policy: Policy) -> None:
+    """Raise RunError where files that the journals do not tell of are in the place of outputs."""
+    known = Index()
+    try:
+        for name in _written(folder):
+            known.add(name, 0)
+        checking.check_free(folder, index, known)
+    except RunError:
+        if policy.restart or origin.read(folder) != made_by:  # else another worker has begun the same run
+            raise
+    finally:
+        known.close()
+
+
+def _written(folder: Place) -> Iterator[str]:
+    """The pictures and sidecars that the journals tell of."""
     for name in (*journal.files(folder), *journal.claimed(folder)):
         for entry in journal.read(folder, name):
             if entry.get("sha256") and names.is_safe(entry["output"]):
-                folder.remove(entry["output"])
+                yield entry["output"]
                 if entry.get("sidecar"):
-                    folder.remove(sidecar(entry["output"]))
+                    yield names.sidecar(entry["output"])
+
+
+def _remove_all(folder: Place) -> None:
+    """Remove the pictures of the run that the folder has, and all that it tells of them."""
+    for name in _written(folder):
+        folder.remove(name)
     for name in (*journal.files(folder), *folder.names("status", ".json")):
         folder.remove(name)
     remove_claims(folder)
@@ -98,7 +120,9 @@ def verified(folder: Place, name: str, index: Index, policy: Policy) -> Iterator
     entries = journal.read(folder, name)
     with ThreadPoolExecutor(VERIFIERS) as pool:
         while some := [*islice(entries, TOGETHER)]:
-            for entry, is_whole in zip(some, pool.map(lambda each: _is_whole(folder, each, policy), some), strict=True):
+            unseen = [_is_unseen(index, entry) for entry in some]
+            whole = pool.map(lambda entry, is_unseen: is_unseen and _is_whole(folder, entry, policy), some, unseen)
+            for entry, is_whole in zip(some, whole, strict=True):
                 output = entry["output"]
                 state = index.state(output) if output else None
                 if state is None or state == OTHERS:
@@ -111,6 +135,11 @@ def verified(folder: Place, name: str, index: Index, policy: Policy) -> Iterator
                     index.set(output, RETRIED if entry.get("error") else REDONE)
 
 
+def _is_unseen(index: Index, entry: journal.Entry) -> bool:
+    """Whether an entry tells of a picture of this worker that no other entry has yet."""
+    return bool(entry["output"]) and index.state(entry["output"]) not in (None, OTHERS, KEPT)
+
+
 def _is_whole(folder: Place, entry: journal.Entry, policy: Policy) -> bool:
     """Whether a picture is on the disk as its entry tells."""
     name = entry["output"]
@@ -118,11 +147,6 @@ def _is_whole(folder: Place, entry: journal.Entry, policy: Policy) -> bool:
         return False
     if policy.verify == "size":
         return True
-    if entry.get("sidecar") and folder.sha256(sidecar(name)) != entry["sidecar"]:
+    if entry.get("sidecar") and folder.sha256(names.sidecar(name)) != entry["sidecar"]:
         return False
     return folder.sha256(name) == entry.get("sha256")
-
-
-def sidecar(name: str) -> str:
-    """The sidecar's name of a picture's file."""
-    return str(PurePosixPath(name).with_suffix(".json"))

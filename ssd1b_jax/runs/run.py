@@ -19,7 +19,7 @@ from ssd1b_jax.errors import BAD_INPUT, FAILED, Error, RequestError, RunError
 from ssd1b_jax.records import KEY, dumps, saving
 from ssd1b_jax.request import Request
 from ssd1b_jax.result import Result
-from ssd1b_jax.runs import checking, inputs, journal, opening, origin
+from ssd1b_jax.runs import checking, inputs, journal, names, opening, origin
 from ssd1b_jax.runs.claims import Claims, Merged
 from ssd1b_jax.runs.index import KEPT, PENDING, REDONE, RETRIED, Index
 from ssd1b_jax.runs.items import Defaults, Item
@@ -141,12 +141,12 @@ class Run:
         self.tally.others = self.tally.total - self.tally.kept - self.tally.made - self.tally.failed.total()
 
     def first_request(self) -> Request | None:
-        """The request of the first picture that is to be made."""
+        """The request of the first picture that is to be made, with a blank image in place of its own."""
         for line in filter(self._is_wanted, self.manifest.lines()):
             with suppress(Error):
                 for item in self.defaults.items(line):
                     if self._is_pending(item.name):
-                        return item.request
+                        return inputs.blank(item.request)
         return None
 
     def failures(self) -> Iterator[journal.Entry]:
@@ -236,7 +236,7 @@ class Run:
         entry = _entry(item) | dict(seconds=round(result.seconds, 3))
         if item.output.sidecar or KEY in encoded.left_out:
             data = f"{dumps(encoded.record, indent=1)}\n".encode()
-            self.folder.write(opening.sidecar(item.name), data)
+            self.folder.write(names.sidecar(item.name), data)
             entry |= dict(sidecar=hashlib.sha256(data).hexdigest())
         self.folder.write(item.name, encoded.data)
         if result.notes:

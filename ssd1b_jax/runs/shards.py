@@ -31,5 +31,5 @@ class Shard:
         return f"{self.index}-of-{self.count}" if self.count > 1 else ""
 
     def has(self, name: str) -> bool:
-        digest = hashlib.sha256(name.encode()).digest()
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
         return int.from_bytes(digest[:8]) % self.count == self.index - 1

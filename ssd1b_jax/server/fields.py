@@ -16,14 +16,13 @@ from ssd1b_jax import settings
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.records.output import Output
-from ssd1b_jax.request import PICTURES, Request, repeat
+from ssd1b_jax.request import DRAWN, PICTURES, SEEDS, Request, repeat
 from ssd1b_jax.server.bodies import decode_picture
 from ssd1b_jax.server.options import Size
 from ssd1b_jax.settings import SETTINGS
 
 SPELLINGS = {name.lower(): row.name for row in SETTINGS.values() for name in row.names}
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-SEEDS = ("seed", "variation_seed")
 ALLOWED = {bool: "true or false", int: "a whole number", float: "a number"}
 NEEDED = ("image", "prompt")  # of image to image
 FROM_TEXT = ("prompt",)  # of what also makes pictures from text
@@ -104,7 +103,7 @@ def read(sent: Mapping[str, Any], known: Mapping[str, str] = SPELLINGS, needed: 
 def _is_absent(setting: str, value: Any) -> bool:
     if value is None:
         return True
-    if setting in SEEDS and value in (-1, "-1"):
+    if setting in SEEDS and value in (DRAWN, str(DRAWN)):
         return True
     return isinstance(value, str) and not value and "prompt" not in setting
 

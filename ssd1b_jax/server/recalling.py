@@ -8,10 +8,10 @@ from ssd1b_jax import images, settings
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.images.metadata import PARAMETERS
 from ssd1b_jax.records import KEY, SOURCES, a1111
+from ssd1b_jax.request import SEEDS
 from ssd1b_jax.server import schema
 from ssd1b_jax.server.a1111_payload import take_loras
 from ssd1b_jax.server.bodies import BodyError
-from ssd1b_jax.server.fields import SEEDS
 from ssd1b_jax.server.pictures import File, check_input, naming
 from ssd1b_jax.server.service import Service
 
