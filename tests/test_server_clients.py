@@ -338,3 +338,6 @@ def test_hugging_face_takes_a_size(hugging_face):
 def test_hugging_face_errors_are_sentences(hugging_face):
     with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="strength must be in"):
         hugging_face.image_to_image(png(), prompt="apple", strength=2.0)
+    size = huggingface_hub.ImageToImageTargetSize(width=32, height=10**400)
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="target_size: Expected `int` <= 4096"):
+        hugging_face.image_to_image(png(), prompt="apple", target_size=size)

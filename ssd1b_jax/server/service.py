@@ -152,7 +152,7 @@ class Service:
         async def finish(result: Result) -> Picture:
             return await self.in_thread(lambda: self._write(result, fields, sizing))
 
-        job = Job(tickets, finish)
+        job = Job(tickets, finish, has_previews=self.options.check is None)
         self._running.add(job)
         self.metrics.accepted.inc(job.count)
         job.task.add_done_callback(lambda _: self._ended(job, input_bytes))
@@ -162,7 +162,8 @@ class Service:
         limits, tickets = self.options.limits, []
         pictures.check(fields, sizing, limits)
         requests = fields.requests(pipe.config, sizing.computed)
-        self._check(requests[0], None)
+        for request in requests:
+            self._check(request, None)
         if pipe.waiting + len(requests) > limits.waiting:
             raise Full(f"{pipe.waiting} pictures wait, at most {limits.waiting} may: try again", pipe.queue.seconds)
         try:
