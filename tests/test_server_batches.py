@@ -57,7 +57,7 @@ def test_a_batch_makes_what_its_lines_ask_for(client, tiny_pipe):
         line("wrong", image=in_base64(png()), strength=2.0),
         line("missing"),
     ]
-    batch = start(client, lines, metadata={"of": "a test"})
+    batch = start(client, lines, metadata={"of": "a test"}, extra_headers={"x-deadline-seconds": "0.001"})
     assert batch.metadata == {"of": "a test"} and batch.request_counts.total == 5
     batch = ended(client, batch)
     assert batch.status == "completed" and batch.completed_at

@@ -22,7 +22,7 @@ from ssd1b_jax.server.bodies import BodyError, decode_json
 from ssd1b_jax.server.job import Job
 from ssd1b_jax.server.kept import NotKept
 from ssd1b_jax.server.openai_files import OUTPUT, File, Files
-from ssd1b_jax.server.service import Service
+from ssd1b_jax.server.service import DEADLINE, Service
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Batches:
         self._make_room()
         batch = Batch(create, lines)
         self._batches[batch.id] = batch
-        batch.task = asyncio.create_task(self._run(request, batch))
+        batch.task = asyncio.create_task(self._run(_without_deadline(request), batch))
         return answers.as_json(batch.describe())
 
     async def show(self, request: HTTPRequest) -> Response:
@@ -211,6 +211,12 @@ class Batches:
             elif given is not None:
                 sent[name] = await self._service.picture(given, name)
         return sent
+
+
+def _without_deadline(request: HTTPRequest) -> HTTPRequest:
+    """The request for its lines, which wait for as long as it takes."""
+    headers = [(name, value) for name, value in request.scope["headers"] if name != DEADLINE.encode()]
+    return HTTPRequest(request.scope | {"headers": headers})
 
 
 def read_lines(data: bytes, endpoint: str) -> list[Line]:

@@ -102,9 +102,9 @@ def write_preview(pixels: np.ndarray, size: Size) -> File:
 
 def check(fields: Fields, sizing: Sizing, limits: Limits) -> None:
     """Refuse what would take too much memory or time, before it is queued. Raises FieldError."""
-    if fields.count > limits.pictures:
+    if fields.count > limits.most_pictures:
         name = fields.name("num_images")
-        raise FieldError(f"{name} must be at most {limits.pictures}, got {fields.count}", name)
+        raise FieldError(f"{name} must be at most {limits.most_pictures}, got {fields.count}", name)
     _check_prompts(fields, limits)
     for setting in PICTURES:
         if isinstance(data := fields.settings.get(setting), bytes):

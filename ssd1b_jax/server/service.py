@@ -167,8 +167,9 @@ class Service:
         if pipe.waiting + len(requests) > limits.waiting:
             raise Full(f"{pipe.waiting} pictures wait, at most {limits.waiting} may: try again", pipe.queue.seconds)
         try:
-            for request in requests:
-                tickets.append(pipe.submit(request, limit=limits.waiting_seconds, **about))
+            for index, request in enumerate(requests):
+                limit = None if index else limits.waiting_seconds  # its own pictures are not in front of a request
+                tickets.append(pipe.submit(request, limit=limit, **about))
         except BaseException:
             for ticket in tickets:
                 ticket.cancel()
