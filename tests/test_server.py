@@ -306,7 +306,7 @@ def limited(tiny_pipe, **limits):
 
 def test_bodies_and_pictures_are_capped(tiny_pipe):
     with (
-        limited(tiny_pipe, body_bytes=10_000, input_pixels=2000, output_pixels=8000) as server,
+        limited(tiny_pipe, body_bytes=10_000, bodies_bytes=15_000, input_pixels=2000, output_pixels=8000) as server,
         server.client() as client,
     ):
         answer = client.post("/jobs", json=body(image="A" * 20_000))

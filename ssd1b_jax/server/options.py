@@ -29,7 +29,7 @@ class Limits:
     """What one caller may ask for, and what all callers together may hold. Raises RequestError."""
 
     body_bytes: int = 32 << 20  # of one request
-    bodies_bytes: int = 256 << 20  # of all requests that are being read, and again of all inputs that wait
+    bodies_bytes: int = 256 << 20  # of all requests that are not answered, and again of all inputs that wait
     body_idle_seconds: float = 5.0  # between two parts of a body
     body_seconds: float = 60.0  # for a whole body
     input_pixels: int = 25_000_000  # of an input picture

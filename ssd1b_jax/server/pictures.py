@@ -42,8 +42,8 @@ class Sizing:
         """A sentence where the two differ."""
         if self.region is not None:
             (width, height), (left, top, *_) = self.region.size, self.region.box
-            made = "{}x{}".format(*self.computed)
-            return (f"the part of {width}x{height} pixels at {left},{top} was made at {made} and put back",)
+            computed = "{}x{}".format(*self.computed)
+            return (f"the part of {width}x{height} pixels at {left},{top} was made at {computed} and put back",)
         if not self.is_enlarged:
             return ()
         (width, height), (asked_width, asked_height) = self.computed, self.asked
