@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from ssd1b_jax.cli import reference
+from ssd1b_jax.cli.serve import KEY_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -46,6 +47,7 @@ def test_the_unit_starts_our_command():
     program, command, *arguments = shlex.split(parsed["Service"]["ExecStart"])
     assert Path(program).name == "ssd1b" and command == "serve"
     assert {word for word in arguments if word.startswith("--")} <= options_of_serve()
+    assert parsed["Service"]["EnvironmentFile"] == "/etc/ssd1b.env" and f"`{KEY_VARIABLE}=" in PAGE  # no server is open
 
 
 def test_proxies_lead_to_the_port_and_buffer_nothing():
@@ -53,6 +55,6 @@ def test_proxies_lead_to_the_port_and_buffer_nothing():
     caddy = PAGE.rpartition("Behind Caddy")[2]
     for text in (nginx, caddy):
         assert text.count("{") == text.count("}") and "127.0.0.1:7860" in text
-    assert "proxy_buffering off;" in nginx and "flush_interval -1" in caddy
+    assert "proxy_buffering off;" in nginx and "X-Forwarded-Proto $scheme;" in nginx and "flush_interval -1" in caddy
     lines = [line.strip() for line in nginx.splitlines() if line.strip()]
     assert all(line[-1] in ";{}" for line in lines)

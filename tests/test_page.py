@@ -469,6 +469,20 @@ def test_a_key_is_asked_for_where_the_server_wants_one(browser, tiny_pipe):
         visit.close()
 
 
+def test_a_browser_that_blocks_storage_makes_pictures(browser, server):
+    visit = Visit(browser, f"{server.url}/")
+    for name in ("localStorage", "sessionStorage", "indexedDB"):
+        block = f"Object.defineProperty(window, '{name}', {{ get() {{ throw new DOMException('blocked'); }} }});"
+        visit.page.add_init_script(block)
+    page = visit.open()
+    page.select_option("#language", "de")
+    page.wait_for_selector("#generate:has-text('Erzeugen')")
+    page.click("#theme")
+    visit.generate()
+    assert visit.pictures() == 1 and visit.faults == []
+    visit.close()
+
+
 def test_a_server_that_loads_its_model_is_waited_for(browser, server):
     visit = Visit(browser, f"{server.url}/")
     with server.client() as client:

@@ -9,6 +9,10 @@ from helpers.server import events, in_base64, pixels, png, running
 
 from ssd1b_jax import images, settings
 from ssd1b_jax.records import a1111
+from ssd1b_jax.server import own, page
+from ssd1b_jax.server.options import ServerOptions
+from ssd1b_jax.server.schema import openapi
+from ssd1b_jax.server.service import Service
 
 PAGE = Path(__file__).parents[1] / "ssd1b_jax" / "server" / "page"
 TEXT = """a cat, (very:1.2) fat
@@ -88,6 +92,20 @@ def test_controls_are_made_from_the_rows(client):
 
 
 # Settings of pictures that come back
+
+
+def test_all_of_our_routes_are_described():
+    service = Service("tiny", ServerOptions())
+    routes = [*own.routes(service), *page.routes(service)]
+    ours = {(route.path.replace(":int", ""), *(route.methods - {"HEAD"})) for route in routes}
+    described = openapi(service)
+    paths = {(path, method.upper()) for path, methods in described["paths"].items() for method in methods}
+    assert paths == ours - {("/", "GET"), ("/page/{path:path}", "GET")}
+    for path, methods in described["paths"].items():
+        for operation in methods.values():
+            named = {parameter["name"] for parameter in operation.get("parameters", ())}
+            assert named == {*re.findall(r"{(\w+)}", path)} and {"401", "403"} <= operation["responses"].keys()
+    assert "504" in described["paths"]["/replay"]["post"]["responses"]
 
 
 def test_a_picture_of_ours_has_all_of_its_settings(client):

@@ -478,7 +478,7 @@ def faulty() -> str:
 def test_a_failure_fails_alone_and_is_tried_again():
     run = make(faulty(), "out")
     assert dict(run.tally.failed) == dict(ImageError=2, RequestError=3)
-    assert (run.tally.made, run.tally.done, run.tally.total) == (6, 11, 11)
+    assert (run.tally.completed, run.tally.done, run.tally.total) == (6, 11, 11)
     told = {entry["where"]: entry["error"] for entry in run.failures()}
     assert told["line 6 (strong)"] == "strength must be in (0, 1], got 2.0"
     assert told["line 7 (silent)"] == "prompt must be given, in the line or by --prompt"
@@ -486,7 +486,7 @@ def test_a_failure_fails_alone_and_is_tried_again():
     assert "cannot be read" in told["line 4 (cut)"] and "not a picture" in told["line 5 (none)"]
     Path("cut.png").write_bytes(Path("in.png").read_bytes())
     again = make("list.jsonl", "out")
-    assert (again.kept, again.retried, again.new) == (6, 4, 1) and again.tally.made == 1
+    assert (again.kept, again.retried, again.new) == (6, 4, 1) and again.tally.completed == 1
     assert len(results()) == 11
 
 
@@ -507,7 +507,7 @@ def test_stop_ends_the_run_at_a_picture_that_fails():
     rows = ([f"p{i}", "none.png" if i == 9 else "in.png", "x", i] for i in range(40))
     write("list.csv", ["id", "image", "prompt", "seed"], *rows)
     run = make("list.csv", "out", policy=Policy(on_error="stop"))
-    assert dict(run.tally.failed) == {"ImageError": 1} and run.tally.made < 15
+    assert dict(run.tally.failed) == {"ImageError": 1} and run.tally.completed < 15
     assert json.loads(Path("out/status.json").read_text())["state"] == "stopped"
 
 
@@ -574,8 +574,8 @@ def test_two_processes_never_have_one_run():
 def test_shards_are_all_of_a_run_and_stay_when_lines_are_added():
     listing(40)
     runs_made = [make("list.csv", "out", shard=Shard(i, 4)) for i in (1, 2, 3, 4)]
-    assert [run.tally.made for run in runs_made] == [run.tally.total for run in runs_made]
-    assert sum(run.tally.made for run in runs_made) == 40 and min(run.tally.made for run in runs_made) > 2
+    assert [run.tally.completed for run in runs_made] == [run.tally.total for run in runs_made]
+    assert sum(run.tally.completed for run in runs_made) == 40 and min(run.tally.completed for run in runs_made) > 2
     assert sorted(path.name for path in Path("out").glob("results*")) == [
         f"results-{i}-of-4.jsonl" for i in (1, 2, 3, 4)
     ]
@@ -610,12 +610,12 @@ def test_shards_parse():
 
 def test_one_worker_claims_everything_and_leaves_nothing():
     run = make(listing(50), "out", policy=Policy(lease=5.0))
-    assert run.tally.made == 50
+    assert run.tally.completed == 50
     check_whole(50)
     assert sorted(path.name for path in Path("out").glob("*.json*")) == ["results.jsonl", "run.json"]
     Path("out/p3.png").unlink()
     run = make("list.csv", "out", policy=Policy(lease=5.0))
-    assert (run.kept, run.redone, run.tally.made) == (49, 1, 1)
+    assert (run.kept, run.redone, run.tally.completed) == (49, 1, 1)
     check_whole(50)
 
 
@@ -664,13 +664,13 @@ def test_a_run_in_an_object_store_is_that_of_a_folder():
     make(listing(50), "whole")
     store = obstore.store.MemoryStore()
     run = make("list.csv", Bucket("memory://", store), policy=Policy(lease=5.0))
-    assert run.tally.made == 50 and objects(store) == pictures("whole")
+    assert run.tally.completed == 50 and objects(store) == pictures("whole")
     entries = [json.loads(line) for line in bytes(obstore.get(store, "results.jsonl").bytes()).splitlines()]
     assert {entry["output"]: entry["sha256"] for entry in entries} == objects(store) and len(entries) == 50
     obstore.delete(store, "p3.png")
     obstore.put(store, "p4.png", b"damaged")
     run = make("list.csv", Bucket("memory://", store), policy=Policy(lease=5.0))
-    assert (run.kept, run.redone, run.tally.made) == (48, 2, 2) and objects(store) == pictures("whole")
+    assert (run.kept, run.redone, run.tally.completed) == (48, 2, 2) and objects(store) == pictures("whole")
 
 
 def test_workers_of_an_object_store_count_each_picture_once():
@@ -679,7 +679,7 @@ def test_workers_of_an_object_store_count_each_picture_once():
     how = dict(pipe=StubPipe(0.002), policy=Policy(lease=2.0))
     with ThreadPoolExecutor() as pool:
         done = [*pool.map(lambda _: make("list.csv", Bucket("memory://", store), **how), range(3))]
-    assert sum(run.tally.made for run in done) == 100 and objects(store) == pictures("whole")
+    assert sum(run.tally.completed for run in done) == 100 and objects(store) == pictures("whole")
     assert all(run.tally.done == 100 for run in done)
 
 
@@ -721,7 +721,7 @@ def test_pictures_are_fetched_from_object_stores(here):
     rows = [dict(id=f"p{i}", image=f"{url}/in.png", prompt="x", seed=i) for i in range(30)]
     write("list.jsonl", *rows, dict(id="gone", image=f"{url}/gone.png", prompt="x"))
     run = make("list.jsonl", "out")
-    assert run.tally.made == 30 and dict(run.tally.failed) == {"ImageError": 1}
+    assert run.tally.completed == 30 and dict(run.tally.failed) == {"ImageError": 1}
     [failure] = run.failures()
     assert failure["error"].startswith(f"{url}/gone.png: cannot be read: ")
     record = json.loads(images.read_text("out/p3.png")["ssd1b"])

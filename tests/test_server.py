@@ -274,12 +274,13 @@ def test_every_route_but_healthz_needs_a_key(tiny_pipe, tmp_path, caplog):
         (dict(host="::"), "which needs a key"),
         (dict(host="example.org"), "which needs a key"),
         (dict(host="0.0.0.0", keys=("short",)), "an API key must have at least 8 characters, got one of 5"),
+        (dict(limits=dict(waiting=0)), "the queue must take at least 1 picture, got 0"),
         (dict(port=65536), "port must be a whole number from 0 to 65535, got 65536"),
     ],
 )
 def test_unsafe_options_are_refused(options, sentence):
     with pytest.raises(RequestError) as error:
-        ServerOptions(**options)
+        ServerOptions(**options | {"limits": Limits(**options.get("limits", {}))})
     assert sentence in str(error.value)
 
 
@@ -305,7 +306,7 @@ def limited(tiny_pipe, **limits):
 
 def test_bodies_and_pictures_are_capped(tiny_pipe):
     with (
-        limited(tiny_pipe, body_bytes=10_000, input_pixels=2000, output_pixels=8000) as server,
+        limited(tiny_pipe, body_bytes=10_000, bodies_bytes=15_000, input_pixels=2000, output_pixels=8000) as server,
         server.client() as client,
     ):
         answer = client.post("/jobs", json=body(image="A" * 20_000))
@@ -328,11 +329,16 @@ def test_a_full_queue_is_429_with_the_seconds_to_wait(tiny_pipe):
         for job in jobs:
             client.delete(f"/jobs/{job['id']}")
         until(lambda: tiny_pipe.waiting == 0)
+        answer = client.post("/jobs", json=body(num_images=3))
+        assert answer.status_code == 400 and "num_images must be at most 2, got 3" in answer.text
+        assert ended(client, submit(client, num_images=2))["state"] == "done"
     with limited(tiny_pipe, waiting_seconds=0.0) as server, server.client() as client:
         job = submit(client, **LONG)
         answer = client.post("/jobs", json=body())
         assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
         client.delete(f"/jobs/{job['id']}")
+        until(lambda: tiny_pipe.waiting == 0)
+        assert ended(client, submit(client, num_images=2))["state"] == "done"  # none of others is in front
 
 
 def test_inputs_that_wait_are_bounded(tiny_pipe):

@@ -18,7 +18,9 @@ import httpx2 as httpx
 import pytest
 from helpers.malformed import ALLOWED, FORM, GOOD, RAW, InProcess, mangled
 from helpers.server import in_base64, png, running
+from starlette.requests import Request as HTTPRequest
 
+from ssd1b_jax.server.bodies import Bodies, BodyError
 from ssd1b_jax.server.options import Limits
 from ssd1b_jax.server.schema import openapi
 
@@ -145,6 +147,33 @@ def test_a_body_that_stalls_is_408(server):
         while part := connection.recv(4096):
             answer += part
     assert answer.startswith(b"HTTP/1.1 408") and b"the body stopped arriving after 1 bytes" in answer
+
+
+def arriving(content: bytes = b"x" * 8, pause: float = 0.0, more: bool = False) -> HTTPRequest:
+    """A request whose body has no declared length."""
+
+    async def receive():
+        await asyncio.sleep(pause)
+        return dict(type="http.request", body=content, more_body=more)
+
+    return HTTPRequest(dict(type="http", headers=[]), receive)
+
+
+def test_a_body_that_takes_too_long_in_all_is_408():
+    reading = Bodies(Limits(body_seconds=0.05)).read(arriving(pause=0.01, more=True))
+    with pytest.raises(BodyError, match="the body took longer than 0.05 seconds") as error:
+        asyncio.run(reading)
+    assert error.value.http_status == 408
+
+
+def test_a_body_counts_until_its_request_is_answered():
+    bodies, first = Bodies(Limits(body_bytes=10, bodies_bytes=17)), arriving()
+    asyncio.run(bodies.read(first))
+    with pytest.raises(BodyError, match="too many large requests") as error:
+        asyncio.run(bodies.read(arriving()))
+    assert error.value.http_status == 503
+    bodies.release(first)
+    assert asyncio.run(bodies.read(arriving())) == b"x" * 8
 
 
 def test_more_requests_than_may_be_open_are_refused(tiny_pipe):

@@ -18,9 +18,12 @@ SETTINGS = dict(prompt="apple", seed=3, steps=4, strength=0.6)
 @pytest.fixture(scope="module")
 def client(tiny_pipe):
     limits = Limits(files=6, files_bytes=200_000, batches=2)
-    with running(tiny_pipe, limits=limits) as server:
-        with openai.OpenAI(api_key="none", base_url=f"{server.url}/v1", timeout=SECONDS, max_retries=0) as client:
-            yield client
+    with running(tiny_pipe, limits=limits) as server, open_ai(server) as client:
+        yield client
+
+
+def open_ai(server) -> openai.OpenAI:
+    return openai.OpenAI(api_key="none", base_url=f"{server.url}/v1", timeout=SECONDS, max_retries=0)
 
 
 def line(custom_id: str, **body) -> dict:
@@ -57,7 +60,7 @@ def test_a_batch_makes_what_its_lines_ask_for(client, tiny_pipe):
         line("wrong", image=in_base64(png()), strength=2.0),
         line("missing"),
     ]
-    batch = start(client, lines, metadata={"of": "a test"})
+    batch = start(client, lines, metadata={"of": "a test"}, extra_headers={"x-deadline-seconds": "0.001"})
     assert batch.metadata == {"of": "a test"} and batch.request_counts.total == 5
     batch = ended(client, batch)
     assert batch.status == "completed" and batch.completed_at
@@ -84,6 +87,31 @@ def test_a_batch_is_cancelled(client, tiny_pipe):
         assert time.monotonic() < end
         time.sleep(0.02)
     clear(client, batch.input_file_id)
+
+
+def test_a_batch_that_outgrows_the_room_keeps_what_it_has(tiny_pipe):
+    with running(tiny_pipe, limits=Limits(files=3, files_bytes=16_000)) as server, open_ai(server) as client:
+        image = client.files.create(file=("a.png", png()), purpose="vision")
+        batch = ended(client, start(client, [line(str(seed), image=image.id, seed=seed) for seed in range(6)]))
+        assert batch.status == "completed" and batch.request_counts.total == 6
+        rows = [json.loads(row)["response"] for row in client.files.content(batch.output_file_id).text.splitlines()]
+        statuses = [row["status_code"] for row in rows]
+        assert {*statuses} == {200, 507} and batch.request_counts.completed == statuses.count(200)
+        assert "all the room there is" in rows[statuses.index(507)]["body"]["error"]["message"]
+        with pytest.raises(openai.RateLimitError, match="take all the room there is"):
+            upload(client, [line("a", image=in_base64(png()))] * 20)
+        clear(client, batch.input_file_id, batch.output_file_id)
+        batch = ended(client, start(client, [line("a", image=image.id)]))
+        assert batch.request_counts.completed == 1
+
+
+def test_a_batch_keeps_its_files_until_it_ends(client):
+    image = client.files.create(file=("a.png", png(1)), purpose="vision")
+    batch = start(client, [line(str(seed), images=[{"file_id": image.id}], seed=seed) for seed in range(6)])
+    clear(client, image.id)
+    batch = ended(client, batch)
+    assert batch.request_counts.completed == batch.request_counts.total == 6
+    clear(client, batch.input_file_id, batch.output_file_id)
 
 
 def test_files_and_batches_are_bounded(client):

@@ -298,6 +298,13 @@ def test_segmind_polls(seg_mind):
         assert file.headers["content-type"] == "image/jpeg" and pixels(file.read()).shape == (SIZE, SIZE, 3)
 
 
+def test_a_proxy_of_this_machine_says_that_it_has_tls(raw):
+    body, proxied = dict(image=in_base64(png()), prompt="apple"), {"host": "localhost", "x-forwarded-proto": "https"}
+    answer = raw.post("/v2/ssd-img2img", json=body, headers=proxied).json()
+    assert answer["poll_url"].startswith("https://localhost/v2/requests/")
+    assert answer["response_url"].startswith("https://localhost/v2/requests/")
+
+
 def test_segmind_hears_of_a_picture_that_fails(seg_mind):
     damaged = png()[:-200]
     with pytest.raises(segmind.v2.InferenceFailed, match="cannot be read"):
@@ -338,3 +345,6 @@ def test_hugging_face_takes_a_size(hugging_face):
 def test_hugging_face_errors_are_sentences(hugging_face):
     with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="strength must be in"):
         hugging_face.image_to_image(png(), prompt="apple", strength=2.0)
+    size = huggingface_hub.ImageToImageTargetSize(width=32, height=10**400)
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="target_size: Expected `int` <= 4096"):
+        hugging_face.image_to_image(png(), prompt="apple", target_size=size)

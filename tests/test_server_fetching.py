@@ -8,9 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from helpers.server import in_base64, pixels, png, running
+from helpers.server import events, in_base64, pixels, png, running
 
 from ssd1b_jax import Request, RequestError
+from ssd1b_jax.images import previews
 from ssd1b_jax.server import fetching
 from ssd1b_jax.server.fetching import Fetcher, is_public
 from ssd1b_jax.server.fields import FieldError
@@ -168,6 +169,20 @@ def test_the_operator_may_refuse_a_prompt_or_a_picture(tiny_pipe):
             answer = client.post("/hf", json=body | dict(parameters=parameters | dict(num_inference_steps=4)))
             assert answer.status_code == 400 and answer.json()["error"] == sentence
         assert client.post("/hf", json=body | dict(parameters=dict(prompt="apple", seed=12))).status_code == 200
+
+
+def test_each_picture_is_checked_and_no_preview_shows_it_before(tiny_pipe, monkeypatch):
+    monkeypatch.setitem(previews.MAPS, 0.5, ((0.1, 0.2, 0.3),) * 5)
+    body = dict(image=in_base64(png()), prompt="apple", seed=12, num_inference_steps=300, strength=1.0)
+
+    def check(request, pixels):
+        return "not thirteen" if request.seed == 13 else None
+
+    with running(tiny_pipe, check=check) as server, server.client() as client:
+        assert client.post("/jobs", json=body | dict(num_images=2)).status_code == 400
+        job = client.post("/jobs", json=body).json()
+        with client.stream("GET", f"/jobs/{job['id']}/events") as answer:
+            assert {name for name, _ in events(answer)} == {"progress", "done"}
 
 
 def test_a_check_that_fails_lets_nothing_through(tiny_pipe):

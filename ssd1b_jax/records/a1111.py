@@ -77,18 +77,18 @@ def settings_of(text: str) -> dict[str, Any]:
     if "Steps" not in listed:
         return {}
     prompt, _, negative = f"\n{prompts}".partition(f"\n{NEGATIVE}")
-    found: dict[str, Any] = {"prompt": prompt.strip(), "negative_prompt": negative.strip() or None}
+    settings: dict[str, Any] = {"prompt": prompt.strip(), "negative_prompt": negative.strip() or None}
     for name, (setting, number) in NUMBERS.items():
         try:
-            found[setting] = number(listed[name])
+            settings[setting] = number(listed[name])
         except (KeyError, ValueError):
             continue
     if "Sampler" in listed:
         schedule = "Karras" if listed.get("Schedule type") == "Karras" else ""
-        found["scheduler"] = f"{listed['Sampler']} {schedule}".strip()
-    found["noise"] = {"CPU": "torch", "NV": "nv", "JAX": "jax"}.get(listed.get("RNG", ""))
-    found |= _size(listed.get("Size", ""))
-    return found
+        settings["scheduler"] = f"{listed['Sampler']} {schedule}".strip()
+    settings["noise"] = {"CPU": "torch", "NV": "nv", "JAX": "jax"}.get(listed.get("RNG", ""))
+    settings |= _size(listed.get("Size", ""))
+    return settings
 
 
 def _size(text: str) -> dict[str, int]:

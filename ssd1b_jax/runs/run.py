@@ -131,14 +131,14 @@ class Run:
                 claims.begin()
                 self.tally.others = 0
                 self._make(pipe, tell)
-                self.tally.made -= claims.lost
+                self.tally.completed -= claims.lost
                 claims.lost = 0
                 if not claims.wait():
                     break
             claims.merge(journal.read(self.folder, journal.file_name()), self.index)
             for name in self.folder.names("status-", ".json"):  # also of workers that died
                 self.folder.discard(name)
-        self.tally.others = self.tally.total - self.tally.kept - self.tally.made - self.tally.failed.total()
+        self.tally.others = self.tally.total - self.tally.kept - self.tally.completed - self.tally.failed.total()
 
     def first_request(self) -> Request | None:
         """The request of the first picture that is to be made, with a blank image in place of its own."""

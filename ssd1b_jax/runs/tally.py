@@ -23,7 +23,7 @@ class Tally:
     """Counts pictures, from many threads. `total` is what the run has in all; `others` made some of it meanwhile."""
 
     def __init__(self, total: int = 0, kept: int = 0):
-        self.total, self.kept, self.made, self.others = total, kept, 0, 0
+        self.total, self.kept, self.completed, self.others = total, kept, 0, 0
         self.failed: Counter[str] = Counter()
         self.begin()
         self._mutex = threading.Lock()
@@ -36,13 +36,13 @@ class Tally:
         """Count a picture that was made, or the kind of error that it failed with."""
         with self._mutex:
             if failure is None:
-                self.made += 1
+                self.completed += 1
             else:
                 self.failed[failure] += 1
 
     @property
     def done(self) -> int:
-        return self.kept + self.others + self.made + self.failed.total()
+        return self.kept + self.others + self.completed + self.failed.total()
 
     @property
     def seconds(self) -> float:
@@ -51,19 +51,19 @@ class Tally:
     @property
     def rate(self) -> float:
         """Pictures that were made, a second."""
-        return self.made / max(self.seconds, 1e-6)
+        return self.completed / max(self.seconds, 1e-6)
 
     @property
     def seconds_left(self) -> float | None:
         """None before the first picture."""
-        return (self.total - self.done) / self.rate if self.made else None
+        return (self.total - self.done) / self.rate if self.completed else None
 
     def facts(self) -> dict[str, Any]:
         left = self.seconds_left
         return dict(
             total=self.total,
             kept=self.kept,
-            made=self.made,
+            made=self.completed,
             made_by_others=self.others,
             failed=self.failed.total(),
             failures=dict(self.failed),
@@ -77,7 +77,7 @@ class Tally:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.failed.items()))
         failed = f"{self.failed.total()} failed" + (f" ({kinds})" if kinds else "")
         others = f", {self.others} made by others" if self.others else ""
-        return f"{self.made} made{others}, {self.kept} kept, {failed}, {self.rate:.2f} pictures/s"
+        return f"{self.completed} made{others}, {self.kept} kept, {failed}, {self.rate:.2f} pictures/s"
 
 
 class Status:

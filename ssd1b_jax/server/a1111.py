@@ -125,8 +125,8 @@ def _info(pictures: Sequence[Picture], payload: TextToImage, notes: Sequence[str
         "all_negative_prompts": [payload.negative_prompt] * count,
         "seed": first["seed"],
         "all_seeds": [picture.seed for picture in pictures],
-        "subseed": first["variation_seed"] or first["seed"],
-        "all_subseeds": [picture.request["variation_seed"] or picture.seed for picture in pictures],
+        "subseed": _subseed(pictures[0]),
+        "all_subseeds": [_subseed(picture) for picture in pictures],
         "subseed_strength": first["variation_strength"],
         "width": pictures[0].size[0],
         "height": pictures[0].size[1],
@@ -141,3 +141,9 @@ def _info(pictures: Sequence[Picture], payload: TextToImage, notes: Sequence[str
         "index_of_first_image": 0,
         "notes": [*notes],
     }
+
+
+def _subseed(picture: Picture) -> int:
+    """The variation seed; the seed where there is none."""
+    seed = picture.request["variation_seed"]
+    return picture.seed if seed is None else seed

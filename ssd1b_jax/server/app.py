@@ -79,7 +79,8 @@ class Common:
         return dialect_of(path).error(status, sentence, None, headers)
 
     def report(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count an answer, and log it."""
+        """Count an answer, log it, and give back the room of its request's body."""
+        self._service.bodies.release(HTTPRequest(scope))
         path, state = scope["path"], scope["state"]
         dialect = dialect_of(path).__name__.rpartition(".")[2]
         self._service.metrics.answers.labels(dialect=dialect, status=str(status)).inc()

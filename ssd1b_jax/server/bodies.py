@@ -1,14 +1,13 @@
 """Bodies of requests: read within limits of bytes and time, then decoded strictly.
 
-The server may hold `Limits.bodies_bytes` of bodies that are being read. A body counts with its declared length, or
-with the largest that is allowed where it declares none.
+The server may hold `Limits.bodies_bytes` of bodies whose requests are not answered. While it is read, a body counts
+with its declared length, or with the largest that is allowed where it declares none.
 """
 
 import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +42,7 @@ class Gone(Error):
 
 
 class Bodies:
-    """Reads bodies, and keeps count of what is being read."""
+    """Reads bodies, and counts the bytes of those that are in memory."""
 
     def __init__(self, limits: Limits):
         self._limits = limits
@@ -51,8 +50,8 @@ class Bodies:
 
     async def read(self, request: HTTPRequest) -> bytes:
         """The body. Raises BodyError with 413 for one that is too large, 408 for one that stalls."""
-        async with self._reserve(request):
-            return b"".join([part async for part in self._parts(request)])
+        self._reserve(request)
+        return b"".join([part async for part in self._parts(request)])
 
     async def read_json(self, request: HTTPRequest, kind: Any) -> Any:
         """A JSON body as `kind`. Raises BodyError, which names the field at fault."""
@@ -71,53 +70,59 @@ class Bodies:
             )
         limits = dict(max_files=MAX_FIELDS, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
         values: dict[str, list[str | bytes]] = {}
-        async with self._reserve(request):
-            parser = MultiPartParser(request.headers, self._parts(request), **limits)
-            try:
-                form = await parser.parse()
-                for name, value in form.multi_items():
-                    content = value if isinstance(value, str) else await value.read()
-                    values.setdefault(name, []).append(content)
-            except MultiPartException as error:
-                raise BodyError(f"the form can't be read: {error.message}") from None
-            except (KeyError, ValueError) as error:
-                raise BodyError(f"the form can't be read: {error}") from None
-            finally:
-                for file in parser._files_to_close_on_error:  # also of a form that broke off
-                    file.close()
+        self._reserve(request)
+        parser = MultiPartParser(request.headers, self._parts(request), **limits)
+        try:
+            form = await parser.parse()
+            for name, value in form.multi_items():
+                content = value if isinstance(value, str) else await value.read()
+                values.setdefault(name, []).append(content)
+        except MultiPartException as error:
+            raise BodyError(f"the form can't be read: {error.message}") from None
+        except (KeyError, ValueError) as error:
+            raise BodyError(f"the form can't be read: {error}") from None
+        finally:
+            for file in getattr(parser, "_files_to_close_on_error", ()):  # also of a form that broke off
+                file.close()
         return values
 
-    @asynccontextmanager
-    async def _reserve(self, request: HTTPRequest) -> AsyncIterator[None]:
-        """Room for a body, while it is read."""
+    def release(self, request: HTTPRequest) -> None:
+        """Give back the room of a body whose request is answered."""
+        self._count(request, 0)
+
+    def _count(self, request: HTTPRequest, size: int) -> None:
+        self._reserved += size - getattr(request.state, "body_bytes", 0)
+        request.state.body_bytes = size
+
+    def _reserve(self, request: HTTPRequest) -> None:
+        """Room for a body, until `release`."""
         length, most = _declared_length(request.headers), self._limits.body_bytes
         if length is not None and length > most:
             raise BodyError(f"a request may have {most} bytes, got {length}: send a smaller picture", status=413)
         reserved = most if length is None else length
         if self._reserved + reserved > self._limits.bodies_bytes:
-            raise BodyError("too many large requests arrive at once: try again", status=503, retry_after=2)
-        self._reserved += reserved
-        try:
-            yield
-        finally:
-            self._reserved -= reserved
+            raise BodyError("too many large requests arrive at once: try again", status=503, retry_after=2.0)
+        self._count(request, reserved)
 
     async def _parts(self, request: HTTPRequest) -> AsyncIterator[bytes]:
         size, limits = 0, self._limits
-        stream = request.stream()
+        stream, whole = request.stream(), asyncio.timeout(limits.body_seconds)
         try:
-            async with asyncio.timeout(limits.body_seconds):
+            async with whole:
                 while True:
                     async with asyncio.timeout(limits.body_idle_seconds):
                         part = await anext(stream, None)
                     if part is None:
+                        self._count(request, size)
                         return
                     size += len(part)
                     if size > limits.body_bytes:
                         raise BodyError(f"a request may have {limits.body_bytes} bytes, got more", status=413)
                     yield part
         except TimeoutError:
-            raise BodyError(f"the body stopped arriving after {size} bytes: send it again", status=408) from None
+            late = f"took longer than {limits.body_seconds:g} seconds"
+            reason = late if whole.expired() else f"stopped arriving after {size} bytes"
+            raise BodyError(f"the body {reason}: send it again", status=408) from None
         except ClientDisconnect:
             raise Gone("the caller has closed the connection") from None
 

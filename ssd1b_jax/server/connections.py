@@ -15,7 +15,7 @@ class Listening(socket.socket):
     def __init__(self, listening: socket.socket, most: int):
         super().__init__(fileno=listening.detach())
         self.most = most
-        self.held: defaultdict[str, set[socket.socket]] = defaultdict(set)
+        self.connections: defaultdict[str, set[socket.socket]] = defaultdict(set)
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Raises ConnectionAbortedError for a connection too many, of which asyncio then takes no more notice."""
@@ -27,22 +27,22 @@ class Listening(socket.socket):
                 accepted.close()
                 raise ConnectionAbortedError
         connection = _Connection(accepted, lambda connection: self._forget(caller, connection))
-        self.held[caller].add(connection)
+        self.connections[caller].add(connection)
         return connection, address
 
     def _is_full(self, caller: str) -> bool:
-        total = sum(map(len, self.held.values()))
-        return total >= self.most or len(self.held.get(caller, ())) >= max(self.most // 2, 1)
+        total = sum(map(len, self.connections.values()))
+        return total >= self.most or len(self.connections.get(caller, ())) >= max(self.most // 2, 1)
 
     def _forget_gone(self) -> None:
-        gone = [(caller, one) for caller, connections in self.held.items() for one in connections if _is_gone(one)]
+        gone = [(caller, one) for caller, opened in self.connections.items() for one in opened if _is_gone(one)]
         for caller, connection in gone:
             self._forget(caller, connection)
 
     def _forget(self, caller: str, connection: socket.socket) -> None:
-        self.held[caller].discard(connection)
-        if not self.held[caller]:
-            del self.held[caller]
+        self.connections[caller].discard(connection)
+        if not self.connections[caller]:
+            del self.connections[caller]
 
 
 class _Connection(socket.socket):

@@ -86,8 +86,8 @@ class Fetcher:
         """An address of the host, all of whose addresses may be connected to."""
         refusal = FieldError(f"{name}: only addresses of public machines are fetched", name)
         try:
-            found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-            addresses = [str(info[4][0]) for info in found]
+            answers = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+            addresses = [str(info[4][0]) for info in answers]
             if addresses and all(self.allows(ipaddress.ip_address(address)) for address in addresses):
                 return addresses[0]
         except (OSError, ValueError):  # no such name, or one that is none

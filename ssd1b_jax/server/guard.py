@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ssd1b_jax.server.incoming import Incoming
-from ssd1b_jax.server.options import ServerOptions
+from ssd1b_jax.server.options import ServerOptions, is_loopback
 
 OPEN_PATHS = ("/healthz", "/")  # no key is asked for
 OPEN_FOLDER = "/page/"  # files of the page, which asks for a key itself
@@ -65,6 +65,7 @@ class Guard:
 
         self._open += 1
         try:
+            _restore_scheme(scope)
             await (self._refusal(scope) or self._app)(scope, body.receive, send_with_id)
         finally:
             self._open -= 1
@@ -115,6 +116,13 @@ class Guard:
             return (scope.get("client") or ("unknown",))[0]
         indices = map(self._options.key_index, sent_keys(headers))
         return next((f"key {index + 1}" for index in indices if index is not None), None)
+
+
+def _restore_scheme(scope: Scope) -> None:
+    """Take https from a proxy of this machine, so that the addresses in answers have it."""
+    peer, *_ = scope.get("client") or ("",)
+    if is_loopback(peer) and Headers(scope=scope).get("x-forwarded-proto") == "https":
+        scope["scheme"] = "https"
 
 
 def is_open(path: str) -> bool:

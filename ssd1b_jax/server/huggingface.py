@@ -1,7 +1,7 @@
 """Hugging Face's inference API, as `InferenceClient(model="http://HOST/hf").image_to_image` calls it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request as HTTPRequest
@@ -10,18 +10,20 @@ from starlette.routing import Route
 
 from ssd1b_jax.server import answers, fields
 from ssd1b_jax.server.bodies import BodyError, content_type, decode_json
+from ssd1b_jax.server.options import MAX_SIDE
 from ssd1b_jax.server.service import Service
 
 PREFIXES = ("/hf",)
 FORMATS = {"image/jpeg": "jpeg", "image/webp": "webp"}
+Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
 KNOWN = {**fields.SPELLINGS, "inputs": "image"}
 
 
 class Size(msgspec.Struct):
     """The size that is asked for."""
 
-    width: int
-    height: int
+    width: Side
+    height: Side
 
 
 class Body(msgspec.Struct):
@@ -72,6 +74,4 @@ def _sides(value: Any) -> tuple[int, int]:
         size = msgspec.convert(value, Size)
     except msgspec.ValidationError as error:
         raise BodyError(f"target_size: {error}", field="target_size") from None
-    if min(size.width, size.height) < 1:
-        raise BodyError("target_size must be at least 1 pixel a side", field="target_size")
     return size.width, size.height

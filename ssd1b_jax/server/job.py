@@ -29,15 +29,19 @@ class Crash(Error):
 class Job:
     """Tickets that were submitted together. The event loop owns a job; it ends by itself, or by `cancel`.
 
-    `finish` makes the picture of a result. `ended` is a monotonic time, None until then.
+    `finish` makes the picture of a result. `ended` is a monotonic time, None until then. Without `has_previews` nobody
+    sees a picture before it is finished.
     """
 
-    def __init__(self, tickets: Sequence[Any], finish: Callable[[Result], Awaitable[Picture]]):
+    def __init__(
+        self, tickets: Sequence[Any], finish: Callable[[Result], Awaitable[Picture]], *, has_previews: bool = True
+    ):
         self.id = secrets.token_urlsafe(16)
         self.count = len(tickets)
         self.pictures: list[Picture] = []
         self.error: Error | None = None
         self.ended: float | None = None
+        self.has_previews = has_previews
         self.calls = sum(ticket.progress.calls for ticket in tickets)
         self._calls_done = 0
         self._tickets = list(tickets)
@@ -114,7 +118,9 @@ class Job:
 
     @property
     def preview(self) -> np.ndarray | None:
-        """What the next picture is expected to become, one pixel a latent, if that is known."""
+        """What the next picture is expected to become, one pixel a latent, if that is known and may be seen."""
+        if not self.has_previews:
+            return None
         shown = (ticket.preview for ticket in self._tickets if not ticket.done())
         return next((pixels for pixels in shown if pixels is not None), None)
 

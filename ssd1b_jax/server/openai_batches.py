@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -21,8 +22,8 @@ from ssd1b_jax.server import answers, openai, openai_files
 from ssd1b_jax.server.bodies import BodyError, decode_json
 from ssd1b_jax.server.job import Job
 from ssd1b_jax.server.kept import NotKept
-from ssd1b_jax.server.openai_files import OUTPUT, File, Files
-from ssd1b_jax.server.service import Service
+from ssd1b_jax.server.openai_files import OUTPUT, File, Files, is_id, new_id
+from ssd1b_jax.server.service import DEADLINE, Service
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ ENDPOINTS = {"/v1/images/edits": openai.EDIT, "/v1/images/generations": openai.G
 MAX_LINES = 1000
 AT_ONCE = 4  # lines of a batch that are on their way
 RETRY_SECONDS = 1.0  # after which a line that found the queue full tries again
+PICTURES = ("image", "mask", "images")
+FULL = "the answers of this batch take all the room there is for files: delete some, and send this line again"
+NO_ROOM = 507, openai.error_body(507, FULL, None)
 ENDED = ("completed", "failed", "cancelled")
 
 
@@ -54,15 +58,18 @@ class Create(msgspec.Struct):
 class Batch:
     """A batch on its way. Its lines are taken in order, a few at once; the answers keep that order."""
 
-    def __init__(self, create: Create, lines: list[Line]):
+    def __init__(self, create: Create, lines: list[Line], files: dict[str, File]):
         self.id = f"batch_{secrets.token_urlsafe(16)}"
         self.create = create
         self.lines = lines
+        self.files = files  # that the lines name, by id
+        self.total = len(lines)
         self.created = time.time()
         self.ended: float | None = None
         self.status = "in_progress"
         self.completed = self.failed = 0
-        self.output: File | None = None
+        self.output_id = new_id()
+        self.is_full = False  # there is no room for further answers
         self.task: asyncio.Task | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -74,14 +81,14 @@ class Batch:
             "endpoint": self.create.endpoint,
             "completion_window": self.create.completion_window,
             "input_file_id": self.create.input_file_id,
-            "output_file_id": self.output.id if self.output else None,
+            "output_file_id": self.output_id if self.status == "completed" else None,
             "error_file_id": None,
             "errors": None,
             "status": self.status,
             "created_at": int(self.created),
             "in_progress_at": int(self.created),
             **times,
-            "request_counts": {"total": len(self.lines), "completed": self.completed, "failed": self.failed},
+            "request_counts": {"total": self.total, "completed": self.completed, "failed": self.failed},
             "metadata": self.create.metadata,
         }
 
@@ -116,9 +123,10 @@ class Batches:
         data = self._files.get(create.input_file_id).data
         lines = await self._service.in_thread(lambda: read_lines(data, create.endpoint))
         self._make_room()
-        batch = Batch(create, lines)
+        batch = Batch(create, lines, self._files_of(lines))
+        self._files.reserve(batch.output_id)
         self._batches[batch.id] = batch
-        batch.task = asyncio.create_task(self._run(request, batch))
+        batch.task = asyncio.create_task(self._run(_without_deadline(request), batch))
         return answers.as_json(batch.describe())
 
     async def show(self, request: HTTPRequest) -> Response:
@@ -131,14 +139,30 @@ class Batches:
             await asyncio.wait((batch.task,))
         return answers.as_json(batch.describe())
 
+    def _files_of(self, lines: list[Line]) -> dict[str, File]:
+        """The files that lines name, which the batch has until it ends; a line whose file is missing fails alone."""
+        files = {}
+        for line in lines:
+            with suppress(Error):
+                for id in filter(is_id, pictures_of(line).values()):
+                    files[id] = self._files.get(id)
+        return files
+
     def _get(self, request: HTTPRequest) -> Batch:
+        self._expire()
         id = request.path_params["id"]
         if id not in self._batches:
             raise NotKept("no such batch: it never was, or ended too long ago")
         return self._batches[id]
 
+    def _expire(self) -> None:
+        oldest = time.time() - self._service.options.limits.kept_seconds
+        for id in [batch.id for batch in self._batches.values() if batch.ended is not None and batch.ended < oldest]:
+            del self._batches[id]
+
     def _make_room(self) -> None:
         """Forget the oldest batches that ended. Raises Full where too many are on their way."""
+        self._expire()
         for id, batch in [*self._batches.items()]:
             if len(self._batches) >= self._service.options.limits.batches and batch.status in ENDED:
                 del self._batches[id]
@@ -150,20 +174,26 @@ class Batches:
 
         async def answer(line: Line) -> bytes:
             async with turns:
-                status, body = await self._answer(request, line)
+                status, body = NO_ROOM if batch.is_full else await self._answer(request, batch, line)
+            row = _row(request, line, status, body)
+            if not batch.is_full:
+                try:
+                    self._files.grow(batch.output_id, len(row))
+                except Full:
+                    batch.is_full = True
+                    status, body = NO_ROOM
+                    row = _row(request, line, status, body)
             if status == 200:
                 batch.completed += 1
             else:
                 batch.failed += 1
-            response = {"status_code": status, "request_id": request.state.request_id, "body": body}
-            id = f"batch_req_{secrets.token_urlsafe(8)}"
-            return msgspec.json.encode({"id": id, "custom_id": line.custom_id, "response": response, "error": None})
+            return row
 
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(answer(line)) for line in batch.lines]
-            output = b"".join(task.result() + b"\n" for task in tasks)
-            batch.output = self._files.add(File(name=f"{batch.id}.jsonl", purpose=OUTPUT, data=output))
+            output = b"".join(task.result() for task in tasks)
+            self._files.add(File(id=batch.output_id, name=f"{batch.id}.jsonl", purpose=OUTPUT, data=output))
             batch.status = "completed"
         except asyncio.CancelledError:
             batch.status = "cancelled"
@@ -171,15 +201,17 @@ class Batches:
             log.error("batch %s failed", batch.id, exc_info=error)
             batch.status = "failed"
         finally:
+            self._files.release(batch.output_id)
+            batch.lines, batch.files = [], {}
             batch.ended = time.time()
 
-    async def _answer(self, request: HTTPRequest, line: Line) -> tuple[int, dict[str, Any]]:
+    async def _answer(self, request: HTTPRequest, batch: Batch, line: Line) -> tuple[int, dict[str, Any]]:
         """The status and the body that the line would get as a request of its own."""
         job: Job | None = None
         try:
             while True:
                 try:
-                    sent = await self._sent(line)
+                    sent = await self._sent(batch, line)
                     options = openai.Options(sent)
                     job, _, envelope = await self._images.start(request, sent, options, ENDPOINTS[line.url], "batch")
                     break
@@ -196,21 +228,39 @@ class Batches:
             if job is not None:
                 job.cancel()
 
-    async def _sent(self, line: Line) -> dict[str, Any]:
+    async def _sent(self, batch: Batch, line: Line) -> dict[str, Any]:
         """The body of a line, with its pictures' files."""
-        sent = dict(line.body)
-        if "images" in sent:
-            given = sent.pop("images")
-            if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict):
-                raise BodyError("images must be one picture", field="images")
-            sent["image"] = given[0].get("file_id") or given[0].get("image_url")
-        for name in ("image", "mask"):
-            given = sent.get(name)
-            if isinstance(given, str) and given.startswith("file-"):
-                sent[name] = self._files.get(given).data
-            elif given is not None:
-                sent[name] = await self._service.picture(given, name)
-        return sent
+        pictures = pictures_of(line)
+        for name, given in pictures.items():
+            if is_id(given):
+                pictures[name] = (batch.files.get(given) or self._files.get(given)).data
+            else:
+                pictures[name] = await self._service.picture(given, name)
+        return {name: value for name, value in line.body.items() if name not in PICTURES} | pictures
+
+
+def pictures_of(line: Line) -> dict[str, Any]:
+    """What a line gives as its `image` and its `mask`: base64, an address or the id of a file. Raises BodyError."""
+    given = {name: line.body.get(name) for name in ("image", "mask")}
+    if "images" in line.body:
+        images = line.body["images"]
+        if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], dict):
+            raise BodyError("images must be one picture", field="images")
+        given["image"] = images[0].get("file_id") or images[0].get("image_url")
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _row(request: HTTPRequest, line: Line, status: int, body: dict[str, Any]) -> bytes:
+    """The line of an answer."""
+    response = {"status_code": status, "request_id": request.state.request_id, "body": body}
+    id = f"batch_req_{secrets.token_urlsafe(8)}"
+    return msgspec.json.encode({"id": id, "custom_id": line.custom_id, "response": response, "error": None}) + b"\n"
+
+
+def _without_deadline(request: HTTPRequest) -> HTTPRequest:
+    """The request for its lines, which wait for as long as it takes."""
+    headers = [(name, value) for name, value in request.scope["headers"] if name != DEADLINE.encode()]
+    return HTTPRequest(request.scope | {"headers": headers})
 
 
 def read_lines(data: bytes, endpoint: str) -> list[Line]:

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
@@ -22,6 +23,15 @@ OUTPUT = "batch_output"
 RETRY_SECONDS = 60.0
 
 
+def new_id() -> str:
+    return f"file-{secrets.token_urlsafe(16)}"
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value in a request names a file."""
+    return isinstance(value, str) and value.startswith("file-")
+
+
 @dataclass(frozen=True, kw_only=True)
 class File:
     """A file that a caller sent, or that a batch wrote."""
@@ -29,7 +39,7 @@ class File:
     name: str
     purpose: str
     data: bytes = field(repr=False)
-    id: str = field(default_factory=lambda: f"file-{secrets.token_urlsafe(16)}")
+    id: str = field(default_factory=new_id)
     created: float = field(default_factory=time.time)
 
     def describe(self) -> dict[str, Any]:
@@ -50,15 +60,36 @@ class Files:
     def __init__(self, limits: Limits):
         self._limits = limits
         self._files: OrderedDict[str, File] = OrderedDict()
+        self._in_memory: WeakValueDictionary[str, File] = WeakValueDictionary()  # batches have files that are gone here
+        self._reserved: dict[str, int] = {}  # bytes of files that are being written
 
     def add(self, file: File) -> File:
-        """Keep a file. Raises Full where there is no room for it."""
+        """Keep a file. Raises Full where there is no room for it, and none was reserved."""
+        if self._reserved.pop(file.id, None) is None:
+            self._check_room(len(file.data), files=1)
+        self._files[file.id] = self._in_memory[file.id] = file
+        return file
+
+    def reserve(self, id: str) -> None:
+        """Reserve a place for a file that is being written. Raises Full."""
+        self._check_room(0, files=1)
+        self._reserved[id] = 0
+
+    def grow(self, id: str, size: int) -> None:
+        """Reserve bytes for a file that has its place. Raises Full."""
+        self._check_room(size)
+        self._reserved[id] += size
+
+    def release(self, id: str) -> None:
+        """Give up what was reserved."""
+        self._reserved.pop(id, None)
+
+    def _check_room(self, size: int, files: int = 0) -> None:
         self._expire()
         limits = self._limits
-        if len(self._files) >= limits.files or self._bytes + len(file.data) > limits.files_bytes:
+        number = len(self._files) + len(self._reserved) + files
+        if number > limits.files or self._bytes + size > limits.files_bytes:
             raise Full("the files that are kept take all the room there is: delete some, or try again", RETRY_SECONDS)
-        self._files[file.id] = file
-        return file
 
     def get(self, id: str) -> File:
         """Raises NotKept."""
@@ -74,7 +105,7 @@ class Files:
 
     @property
     def _bytes(self) -> int:
-        return sum(len(file.data) for file in self._files.values())
+        return sum(len(file.data) for file in self._in_memory.values()) + sum(self._reserved.values())
 
     def _expire(self) -> None:
         oldest = time.time() - self._limits.kept_seconds

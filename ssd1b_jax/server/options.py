@@ -26,10 +26,10 @@ Check = Callable[[Request, np.ndarray | None], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one caller may ask for, and what all callers together may hold."""
+    """What one caller may ask for, and what all callers together may hold. Raises RequestError."""
 
     body_bytes: int = 32 << 20  # of one request
-    bodies_bytes: int = 256 << 20  # of all requests that are being read, and again of all inputs that wait
+    bodies_bytes: int = 256 << 20  # of all requests that are not answered, and again of all inputs that wait
     body_idle_seconds: float = 5.0  # between two parts of a body
     body_seconds: float = 60.0  # for a whole body
     input_pixels: int = 25_000_000  # of an input picture
@@ -48,6 +48,15 @@ class Limits:
     kept_seconds: float = 3600.0  # for which a job that ended is kept
     kept_jobs: int = 1000
     kept_bytes: int = 256 << 20  # of pictures that are kept
+
+    def __post_init__(self):
+        if self.waiting < 1:
+            raise RequestError(f"the queue must take at least 1 picture, got {self.waiting}")
+
+    @property
+    def most_pictures(self) -> int:
+        """Of one request: more than may wait would never be taken."""
+        return min(self.pictures, self.waiting)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +98,7 @@ class ServerOptions:
     @property
     def is_loopback(self) -> bool:
         """Whether only programs of this machine can reach the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def host_names(self) -> frozenset[str] | None:
@@ -108,6 +112,16 @@ class ServerOptions:
         digest = _digest(sent)
         matches = [hmac.compare_digest(digest, _digest(key)) for key in self.keys]
         return matches.index(True) if any(matches) else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _digest(key: str) -> bytes:

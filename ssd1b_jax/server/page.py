@@ -118,7 +118,7 @@ class Page:
             "state": service.state,
             "sizes": service.sizes,
             "any_size": options.any_size,
-            "pictures": options.limits.pictures,
+            "pictures": options.limits.most_pictures,
             "schema": schema.describe(service),
             "samplers": {name: f"{row.label} {row.schedule}".strip() for name, row in SAMPLERS.items()},
             "loras": list(service.pipe.loras) if service.pipe else [],

@@ -42,8 +42,8 @@ class Sizing:
         """A sentence where the two differ."""
         if self.region is not None:
             (width, height), (left, top, *_) = self.region.size, self.region.box
-            made = "{}x{}".format(*self.computed)
-            return (f"the part of {width}x{height} pixels at {left},{top} was made at {made} and put back",)
+            computed = "{}x{}".format(*self.computed)
+            return (f"the part of {width}x{height} pixels at {left},{top} was made at {computed} and put back",)
         if not self.is_enlarged:
             return ()
         (width, height), (asked_width, asked_height) = self.computed, self.asked
@@ -102,9 +102,9 @@ def write_preview(pixels: np.ndarray, size: Size) -> File:
 
 def check(fields: Fields, sizing: Sizing, limits: Limits) -> None:
     """Refuse what would take too much memory or time, before it is queued. Raises FieldError."""
-    if fields.count > limits.pictures:
+    if fields.count > limits.most_pictures:
         name = fields.name("num_images")
-        raise FieldError(f"{name} must be at most {limits.pictures}, got {fields.count}", name)
+        raise FieldError(f"{name} must be at most {limits.most_pictures}, got {fields.count}", name)
     _check_prompts(fields, limits)
     for setting in PICTURES:
         if isinstance(data := fields.settings.get(setting), bytes):

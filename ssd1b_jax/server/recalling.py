@@ -26,8 +26,8 @@ def read(service: Service, data: bytes) -> dict[str, Any]:
     with naming("file"):
         text = images.read_text(data)
         attached = images.read_attached(data) if KEY in text else {}
-    source, found = _settings(text)
-    kept, notes = _usable(service, found)
+    source, written = _settings(text)
+    kept, notes = _usable(service, written)
     pictures = {name: attached[chunk] for name, chunk in SOURCES.items() if chunk in attached}
     encoded = {name: File(picture, "").base64 for name, picture in pictures.items()}
     return {"source": source, "settings": kept, "pictures": encoded, "notes": notes}
@@ -40,21 +40,21 @@ def _settings(text: Mapping[str, str]) -> tuple[str | None, dict[str, Any]]:
         return "ssd1b_jax", dict(request)
     except (KeyError, TypeError, ValueError, RecursionError):
         pass
-    found = a1111.settings_of(text.get(PARAMETERS, ""))
-    if not found:
+    written = a1111.settings_of(text.get(PARAMETERS, ""))
+    if not written:
         return None, {}
     try:
-        prompt, loras = take_loras(found["prompt"])
+        prompt, loras = take_loras(written["prompt"])
     except BodyError:
-        return "a1111", found
-    return "a1111", found | ({"prompt": prompt, "loras": loras} if loras else {})
+        return "a1111", written
+    return "a1111", written | ({"prompt": prompt, "loras": loras} if loras else {})
 
 
-def _usable(service: Service, found: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _usable(service: Service, written: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The settings that this server takes, checked, and a note for each that it does not."""
     kept: dict[str, Any] = {}
     notes = []
-    for name, value in found.items():
+    for name, value in written.items():
         if name in SOURCES or value is None or name not in schema.taken():
             continue
         try:

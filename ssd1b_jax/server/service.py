@@ -152,7 +152,7 @@ class Service:
         async def finish(result: Result) -> Picture:
             return await self.in_thread(lambda: self._write(result, fields, sizing))
 
-        job = Job(tickets, finish)
+        job = Job(tickets, finish, has_previews=self.options.check is None)
         self._running.add(job)
         self.metrics.accepted.inc(job.count)
         job.task.add_done_callback(lambda _: self._ended(job, input_bytes))
@@ -162,12 +162,14 @@ class Service:
         limits, tickets = self.options.limits, []
         pictures.check(fields, sizing, limits)
         requests = fields.requests(pipe.config, sizing.computed)
-        self._check(requests[0], None)
+        for request in requests:
+            self._check(request, None)
         if pipe.waiting + len(requests) > limits.waiting:
             raise Full(f"{pipe.waiting} pictures wait, at most {limits.waiting} may: try again", pipe.queue.seconds)
         try:
-            for request in requests:
-                tickets.append(pipe.submit(request, limit=limits.waiting_seconds, **about))
+            for index, request in enumerate(requests):
+                limit = None if index else limits.waiting_seconds  # its own pictures are not in front of a request
+                tickets.append(pipe.submit(request, limit=limit, **about))
         except BaseException:
             for ticket in tickets:
                 ticket.cancel()

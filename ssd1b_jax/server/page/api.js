@@ -1,5 +1,7 @@
 // The server's routes. Addresses are relative, so that the page also works behind a proxy's path.
 
+import { recalled, remember } from "./remember.js";
+
 const KEPT = "ssd1b.key";
 
 /** What the server refused: its sentence, and the field that it names. */
@@ -11,11 +13,11 @@ export class Refused extends Error {
   }
 }
 
-let key = sessionStorage.getItem(KEPT) ?? "";
+let key = recalled("sessionStorage", KEPT) ?? "";
 
 export function useKey(value) {
   key = value;
-  sessionStorage.setItem(KEPT, value);
+  remember("sessionStorage", KEPT, value);
 }
 
 async function ask(path, options = {}) {

@@ -1,6 +1,7 @@
 // Dark or light: as the system, or as it was chosen here.
 
 import { $, icon } from "./dom.js";
+import { recalled, remember } from "./remember.js";
 import { label, t } from "./text.js";
 
 const KEPT = "ssd1b.theme";
@@ -14,11 +15,11 @@ export function look() {
     button.dataset.tLabel = `theme.${theme}`;
     label(button, t(button.dataset.tLabel));
   };
-  let theme = localStorage.getItem(KEPT) ?? "auto";
+  let theme = recalled("localStorage", KEPT) ?? "auto";
   apply(theme);
   button.addEventListener("click", () => {
     theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-    localStorage.setItem(KEPT, theme);
+    remember("localStorage", KEPT, theme);
     apply(theme);
   });
 }

@@ -155,7 +155,7 @@ function languages(parts) {
   const explain = () => { $("live").parentElement.title = t("live.help", { steps: QUICK.num_inference_steps }); };
   explain();
   field.addEventListener("change", async () => {
-    await choose(field.value, { remember: true });
+    await choose(field.value, { isKept: true });
     panel.build(parts.server);
     gallery.show();
     explain();

@@ -1,6 +1,8 @@
 // The reader's language: one file of strings each, in strings/. Elements name their text by data-t, data-t-label (also
 // the tooltip) and data-t-placeholder; what is written by a module comes from t().
 
+import { recalled, remember } from "./remember.js";
+
 export const LANGUAGES = { en: "English", de: "Deutsch" };
 const KEPT = "ssd1b.language";
 
@@ -11,16 +13,16 @@ export const language = () => chosen;
 
 /** The language that was chosen here, else the browser's first that we have. */
 export function preferred() {
-  const wishes = [remembered(), ...navigator.languages.map((tag) => tag.slice(0, 2))];
+  const wishes = [recalled("localStorage", KEPT), ...navigator.languages.map((tag) => tag.slice(0, 2))];
   return wishes.find((tag) => tag in LANGUAGES) ?? "en";
 }
 
-export async function choose(tag, { remember = false } = {}) {
+export async function choose(tag, { isKept = false } = {}) {
   strings = (await import(`./strings/${tag}.js`)).default;
   chosen = tag;
   document.documentElement.lang = tag;
   document.title = t("title");
-  if (remember) localStorage.setItem(KEPT, tag);
+  if (isKept) remember("localStorage", KEPT, tag);
   translate(document);
 }
 
@@ -52,12 +54,4 @@ export function translate(root) {
 function of(node, key) {
   const { tName, tElse } = node.dataset;
   return t(key, tName ? { name: t(tName, {}, tElse) } : {}, tElse ?? key);
-}
-
-function remembered() {
-  try {
-    return localStorage.getItem(KEPT);
-  } catch {
-    return null;
-  }
 }
