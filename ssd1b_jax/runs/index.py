@@ -10,7 +10,7 @@ PENDING, KEPT, REDONE, RETRIED, OTHERS, SIDECAR = range(6)
 
 
 class Index:
-    """The outputs of a manifest and what became of them. Gone when it is closed."""
+    """The outputs of a manifest and what became of them. Gone when it is closed, or no longer used."""
 
     def __init__(self):
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
@@ -57,3 +57,5 @@ class Index:
 
     def close(self) -> None:
         self._database.close()
+
+    __del__ = close
