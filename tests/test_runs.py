@@ -298,7 +298,7 @@ def test_a_jpeg_has_the_name_of_the_sidecar_that_its_record_may_need():
     write("list.jsonl", dict(id="a.jpg", prompt="x"), dict(id="a.jpeg", prompt="x"))
     with pytest.raises(RunError, match="lines 1 and 2: a.jpeg"):
         make("list.jsonl", "out")
-    assert make("list.jsonl", "out", output=Output(metadata=False)).tally.made == 2
+    assert make("list.jsonl", "out", output=Output(metadata=False)).tally.completed == 2
     write("list.jsonl", dict(id="run.jpg", prompt="x"))
     with pytest.raises(RunError, match="line 1 .*the sidecar run.json is a file of the run"):
         make("list.jsonl", "out2")
@@ -588,7 +588,7 @@ def test_shards_are_all_of_a_run_and_stay_when_lines_are_added():
 def test_lines_whose_names_are_no_text_fail_alone():
     write("list.jsonl", dict(id="\ud800", prompt="x", num_images=0), dict(id="b", prompt="x"))
     run = make("list.jsonl", "out")
-    assert dict(run.tally.failed) == {"RequestError": 1} and run.tally.made == 1
+    assert dict(run.tally.failed) == {"RequestError": 1} and run.tally.completed == 1
 
 
 def test_a_share_reads_its_own_pictures_alone(monkeypatch):

@@ -43,7 +43,7 @@ def run(task: Task) -> Prepared:
         opened.make(pipe)
         opened.close()
         times.append((time.perf_counter() - began, watch.take()))
-        assert opened.tally.made == PICTURES, opened.tally.summary()
+        assert opened.tally.completed == PICTURES, opened.tally.summary()
 
     def notes() -> dict[str, float]:
         seconds, spent = np.transpose(times[1:])
