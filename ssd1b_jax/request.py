@@ -5,6 +5,7 @@ import functools
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, TypeVar
 
 from ssd1b_jax import settings
@@ -109,6 +110,9 @@ class Request:
     def __post_init__(self):
         for name in PICTURES:
             object.__setattr__(self, name, sources.receive(getattr(self, name)))
+        for name in SEEDS:
+            if isinstance(seed := getattr(self, name), Real) and seed == DRAWN:
+                object.__setattr__(self, name, None)
 
     def __eq__(self, other: object) -> bool:
         """Whether all fields are equal; pictures are compared by `sources.same`."""
@@ -154,15 +158,13 @@ class Request:
         Raises RequestError with one sentence. A resolved request resolves to itself.
         """
         defaults = dataclasses.asdict(config.defaults) | dict(timestep_spacing=config.schedule.timestep_spacing)
-        drawn = {name for name in SEEDS if getattr(self, name) == DRAWN}
-        if self.seed is None or "seed" in drawn:
+        if self.seed is None:
             defaults["seed"] = draw_seed()
         if self.image is None:
             if self.mask is not None:
                 raise RequestError("mask needs an image that it is laid over: give the image too")
             defaults["strength"] = 1.0
-        given = vars(self) | dict.fromkeys(drawn)
-        filled = given | {name: value for name, value in defaults.items() if given[name] is None}
+        filled = vars(self) | {name: value for name, value in defaults.items() if getattr(self, name) is None}
         checked = {row.name: row.check(filled[row.name]) for row in settings.of("request")}
         request = dataclasses.replace(self, **checked)
         if self.image is None and request.strength != 1:

@@ -110,6 +110,12 @@ def test_cells_share_a_drawn_variation_seed():
     assert [cell.variation_seed for cell in given.requests(CONFIG)] == [1, 2]
 
 
+def test_cells_share_the_seeds_that_minus_one_draws():
+    base = Request(image="in.png", prompt="a cat", seed=-1, variation_seed=-1, variation_strength=0.2)
+    cells = Grid(base=base, x=parse_axis("strength=0.5,1")).requests(CONFIG)
+    assert len({(cell.seed, cell.variation_seed) for cell in cells}) == 1 and cells[0].seed >= 0
+
+
 def test_what_follows_from_a_setting_follows_it_in_every_cell():
     """The base is not resolved first, or the second prompt and the sizes told would stay."""
     base = Request(image="in.png", prompt="a cat", seed=1)

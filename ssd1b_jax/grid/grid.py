@@ -14,7 +14,7 @@ from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import GridError
 from ssd1b_jax.grid.figure import Edge, Figure, thumbnail
 from ssd1b_jax.records import SOURCES
-from ssd1b_jax.request import Request, draw_seed
+from ssd1b_jax.request import SEEDS, Request, draw_seed
 
 MAX_VALUES = 100
 ALWAYS = ("strength", "num_inference_steps", "guidance_scale", "seed", "scheduler")
@@ -161,7 +161,7 @@ class Grid:
         Raises RequestError.
         """
         cells = [self._cell(x, y) for y in (self.y.values if self.y else (None,)) for x in self.x.values]
-        drawn = {name: draw_seed() for name in ("seed", "variation_seed")}
+        drawn = {name: draw_seed() for name in SEEDS}
         requests = []
         for cell in cells:
             request = cell.resolve(config)
