@@ -9,12 +9,12 @@ import time
 import numpy as np
 import pytest
 import webuiapi
-from helpers import lora, tiny
+from helpers import tiny
 from helpers.requests import picture
-from helpers.server import in_base64, pixels, png, running
+from helpers.server import alone, in_base64, pixels, png, running, styled
 from PIL import Image
 
-from ssd1b_jax import Pipeline, Request, images
+from ssd1b_jax import images
 from ssd1b_jax.images import masks, previews
 
 SIZE = tiny.SIZE
@@ -23,13 +23,7 @@ MASK = np.tri(SIZE, dtype=np.uint8) * 255  # below the diagonal is remade
 
 @pytest.fixture(scope="module")
 def pipe(tiny_model, tmp_path_factory):
-    import jax
-
-    file = tmp_path_factory.mktemp("loras") / "style.safetensors"
-    lora.write(file, lora.kohya(tiny.tiny_config()).items())
-    pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
-    pipe.load_lora(file)
-    return pipe
+    return styled(tiny_model, tmp_path_factory.mktemp("loras"))
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +43,6 @@ def web_ui(server):
     client = webuiapi.WebUIApi(host="127.0.0.1", port=server.port)
     yield client
     client.session.close()
-
-
-def alone(pipe, **settings) -> np.ndarray:
-    (result,) = pipe.generate([Request(**dict(image=png()) | settings)])
-    return result.pixels
 
 
 def test_a1111_answers_what_clients_ask_at_their_start(web_ui, raw):

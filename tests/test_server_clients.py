@@ -10,12 +10,12 @@ import openai
 import pytest
 import segmind
 import webuiapi
-from helpers import lora, tiny
+from helpers import tiny
 from helpers.requests import picture
-from helpers.server import SECONDS, events, in_base64, pixels, png, running
+from helpers.server import SECONDS, alone, events, in_base64, pixels, png, running, styled
 from PIL import Image
 
-from ssd1b_jax import Pipeline, Request, records
+from ssd1b_jax import Request, records
 from ssd1b_jax.images import previews
 
 SIZE = tiny.SIZE
@@ -24,13 +24,7 @@ MASK = np.tri(SIZE, dtype=np.uint8) * 255  # below the diagonal is remade
 
 @pytest.fixture(scope="module")
 def pipe(tiny_model, tmp_path_factory):
-    import jax
-
-    file = tmp_path_factory.mktemp("loras") / "style.safetensors"
-    lora.write(file, lora.kohya(tiny.tiny_config()).items())
-    pipe = Pipeline(tiny_model, devices=jax.devices()[:1])
-    pipe.load_lora(file)
-    return pipe
+    return styled(tiny_model, tmp_path_factory.mktemp("loras"))
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +62,6 @@ def seg_mind(server):
 @pytest.fixture
 def hugging_face(server):
     return huggingface_hub.InferenceClient(model=f"{server.url}/hf", timeout=SECONDS)
-
-
-def alone(pipe, **settings) -> np.ndarray:
-    (result,) = pipe.generate([Request(image=png(), **settings)])
-    return result.pixels
 
 
 # One picture through all of them

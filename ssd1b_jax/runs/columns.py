@@ -12,17 +12,12 @@ from ssd1b_jax.errors import RequestError
 from ssd1b_jax.images import sources
 from ssd1b_jax.request import DRAWN, PICTURES, SEEDS
 from ssd1b_jax.runs.bucket import SCHEMES, is_url
-from ssd1b_jax.settings import SETTINGS
+from ssd1b_jax.settings import SETTINGS, SPELLINGS, SWITCHES
 from ssd1b_jax.settings.kinds import Number, Pair, Scales, Switch
 
 OWN = ("id", "output")
 TAKEN = (*OWN, *(row.name for row in SETTINGS.values() if row.of != "pipeline" and row.name != "overwrite"))
-SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_SPELLINGS = {name.lower(): row.name for row in SETTINGS.values() for name in row.names} | {
-    "id": "id",
-    "custom_id": "id",
-    "output": "output",
-}
+_SPELLINGS = SPELLINGS | {"id": "id", "custom_id": "id", "output": "output"}
 MAX_QUOTE = 60  # characters of a value, in a sentence
 
 
@@ -113,7 +108,7 @@ def _from_text(name: str, text: str) -> Any:
     kind = SETTINGS[name].kind
     try:
         if isinstance(kind, Switch):
-            return SWITCH[text.lower()]
+            return SWITCHES[text.lower()]
         if isinstance(kind, Number):
             return _number(text)
         if isinstance(kind, Pair):

@@ -19,10 +19,8 @@ from ssd1b_jax.records.output import Output
 from ssd1b_jax.request import DRAWN, PICTURES, SEEDS, Request, repeat
 from ssd1b_jax.server.bodies import decode_picture
 from ssd1b_jax.server.options import Size
-from ssd1b_jax.settings import SETTINGS
+from ssd1b_jax.settings import SETTINGS, SPELLINGS, SWITCHES
 
-SPELLINGS = {name.lower(): row.name for row in SETTINGS.values() for name in row.names}
-TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 ALLOWED = {bool: "true or false", int: "a whole number", float: "a number"}
 NEEDED = ("image", "prompt")  # of image to image
 FROM_TEXT = ("prompt",)  # of what also makes pictures from text
@@ -125,8 +123,7 @@ def _converted(setting: str, value: Any, name: str) -> Any:
 
 def is_true(text: str) -> bool:
     """A form's switch. Raises ValueError."""
-    if text.lower() in TRUE:
-        return True
-    if text.lower() in FALSE:
-        return False
-    raise ValueError(text)
+    try:
+        return SWITCHES[text.lower()]
+    except KeyError:
+        raise ValueError(text) from None

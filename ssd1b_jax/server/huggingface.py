@@ -8,6 +8,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ssd1b_jax import settings
 from ssd1b_jax.server import answers, fields
 from ssd1b_jax.server.bodies import BodyError, content_type, decode_json
 from ssd1b_jax.server.options import MAX_SIDE
@@ -16,7 +17,7 @@ from ssd1b_jax.server.service import Service
 PREFIXES = ("/hf",)
 FORMATS = {"image/jpeg": "jpeg", "image/webp": "webp"}
 Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
-KNOWN = {**fields.SPELLINGS, "inputs": "image"}
+KNOWN = {**settings.SPELLINGS, "inputs": "image"}
 
 
 class Size(msgspec.Struct):

@@ -26,7 +26,7 @@ from ssd1b_jax.server.service import Service
 
 PRIORITIES = ("interactive", "batch")
 TAKEN = schema.taken()
-KNOWN = {name: setting for name, setting in fields.SPELLINGS.items() if setting in TAKEN}
+KNOWN = {name: setting for name, setting in settings.SPELLINGS.items() if setting in TAKEN}
 
 
 def error(status: int, sentence: str, field: str | None = None, headers: Mapping[str, str] | None = None) -> Response:

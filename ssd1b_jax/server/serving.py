@@ -143,7 +143,7 @@ def compile_sizes(service: Service) -> None:
 
 
 def measure(service: Service) -> None:
-    """Tell the queue how fast it is. It has seen nothing yet but each program's first call, which is slower."""
+    """Tell the queue how fast it is. It has seen nothing yet but each program's first call, which tells it nothing."""
     times: list[float] = []
     request = _grey(service.sizes[0], steps=MEASURED_CALLS, guidance_scale=GUIDED)
     service.pipe.generate([request], on_progress=lambda _: times.append(time.monotonic()))

@@ -8,7 +8,7 @@ from ssd1b_jax.settings.options import MAX_PER_DEVICE
 from ssd1b_jax.settings.rows import MAX_GUIDANCE, MAX_SCALE, MAX_SIDE
 from ssd1b_jax.settings.schema import schema
 from ssd1b_jax.settings.setting import GROUPS, Owner, Setting
-from ssd1b_jax.settings.table import SETTINGS, default, meant, named, nearest, of, plain
+from ssd1b_jax.settings.table import SETTINGS, SPELLINGS, SWITCHES, default, meant, named, nearest, of, plain
 from ssd1b_jax.settings.types import DTYPES, FORMATS, NOISES, SPACINGS
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "Owner",
     "SETTINGS",
     "SPACINGS",
+    "SPELLINGS",
+    "SWITCHES",
     "Setting",
     "default",
     "meant",

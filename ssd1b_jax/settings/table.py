@@ -13,6 +13,11 @@ from ssd1b_jax.settings.setting import Owner, Setting
 
 SHORTEST = 4  # letters of a name that others may be like
 SETTINGS: Mapping[str, Setting] = MappingProxyType({row.name: row for row in (*REQUEST_ROWS, *OPTION_ROWS)})
+# The settings by every name that they go by, in small letters, and the words that turn a switch on or off.
+SPELLINGS = MappingProxyType({name.lower(): row.name for row in SETTINGS.values() for name in row.names})
+SWITCHES = MappingProxyType(
+    dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+)
 
 
 def of(owner: Owner) -> tuple[Setting, ...]:

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx2 as httpx
+import jax
 import numpy as np
 from PIL import Image
 
+from helpers import lora, tiny
 from helpers.requests import picture
-from ssd1b_jax import images
+from ssd1b_jax import Pipeline, Request, images
 from ssd1b_jax.server.options import ServerOptions
 from ssd1b_jax.server.service import Service
 from ssd1b_jax.server.serving import drain, serve
@@ -86,6 +88,20 @@ def running(pipe, **options) -> Iterator[Running]:
             running.stop()
         thread.join(SECONDS)
         assert not thread.is_alive()
+
+
+def styled(model, folder) -> Pipeline:
+    """A pipeline on one device, with a LoRA named style."""
+    lora.write(folder / "style.safetensors", lora.kohya(tiny.tiny_config()).items())
+    pipe = Pipeline(model, devices=jax.devices()[:1])
+    pipe.load_lora(folder / "style.safetensors")
+    return pipe
+
+
+def alone(pipe, **settings) -> np.ndarray:
+    """The pixels of a request that is made without a server."""
+    (result,) = pipe.generate([Request(**dict(image=png()) | settings)])
+    return result.pixels
 
 
 def png(seed: int = 0, **size) -> bytes:
