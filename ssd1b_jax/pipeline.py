@@ -9,7 +9,7 @@ import jax
 
 from ssd1b_jax import records
 from ssd1b_jax.checkpoints import lora
-from ssd1b_jax.checkpoints.model_folder import TOKENIZERS, Manifest, Model, check_dtype, load_model, verify
+from ssd1b_jax.checkpoints.model_folder import FEW_STEPS, TOKENIZERS, Manifest, Model, check_dtype, load_model, verify
 from ssd1b_jax.engine import programs, width
 from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.callers import OnProgress, Outcome, Progress, Stream, failure
@@ -24,7 +24,7 @@ from ssd1b_jax.engine.stages import part_dtypes
 from ssd1b_jax.engine.ticket import Ticket
 from ssd1b_jax.errors import Error, RequestError
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
-from ssd1b_jax.request import Request, as_requests, check_names, repeat
+from ssd1b_jax.request import FAST, Request, as_requests, check_names, repeat
 from ssd1b_jax.result import Result
 from ssd1b_jax.settings.fields import RequestFields
 from ssd1b_jax.settings.options import AUTO
@@ -66,9 +66,10 @@ class Pipeline:
         platform = self.devices.platform
         params = self.devices.replicate(model.prepacked(platform))
         self._adapters = Adapters(self.config, params, platform)
-        self._lora_files: dict[str, str] = {}
+        if (few_steps := model.folder / FEW_STEPS).is_file():
+            self._adapters.offer(FAST, few_steps)
         self.runner = Runner(programs.shared(self.config, dtypes, self.devices), self._adapters)
-        results = Results(maker, self._adapters, self._lora_files, self.dtype)
+        results = Results(maker, self._adapters, self.dtype)
         self.queue = Queue(self.runner, results)
 
     @classmethod
@@ -123,13 +124,12 @@ class Pipeline:
         """
         name = Path(path).stem if name is None else name
         self._adapters.add(name, path)
-        self._lora_files[name] = str(path)
         return name
 
     @property
     def loras(self) -> Mapping[str, str]:
-        """The file of each LoRA that is loaded, by its name."""
-        return MappingProxyType(self._lora_files)
+        """The file of each LoRA that requests may use, by its name."""
+        return self._adapters.files
 
     @overload
     def __call__(

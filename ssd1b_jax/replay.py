@@ -65,16 +65,16 @@ def read(
     """Read a picture or its sidecar, and find what it was made from; no weights are read.
 
     The input is the one embedded, or else lies where its name says, seen from the file or from
-    here; so do the LoRAs, and the model. What is given is taken instead. All must have the sha256
-    recorded; only a model that is given may be another, with a note. Raises RecordError,
-    ImageError, ModelError or RequestError.
+    here; so do the model, and the LoRAs, which may be in the model's folder too. What is given is
+    taken instead. All must have the sha256 recorded; only a model that is given may be another,
+    with a note. Raises RecordError, ImageError, ModelError or RequestError.
     """
     path = Path(path)
     record = records.read(path)
     is_sidecar = path.suffix.lower() == ".json"
     picture = path.parent / record["written"]["name"] if is_sidecar else path
     picture = picture if picture.is_file() else None
-    model, config, notes = _model(record, path, model)
+    model, folder, config, notes = _model(record, path, model)
     # What is embedded belongs together: a mask was laid over its image.
     embedded = records.embedded(picture) if picture and image is mask is None else {}
     recorded = {source: said for source in SOURCES if (said := record["request"].get(source))}
@@ -84,7 +84,7 @@ def read(
         for source, said in recorded.items()
     }
     files = {
-        name: _found(path, f"LoRA {name}", said, (loras or {}).get(name), _lora_sha256)
+        name: _found(path, f"LoRA {name}", said, (loras or {}).get(name), _lora_sha256, folder)
         for name, said in record["loras"].items()
     }
     return Recipe(
@@ -134,7 +134,7 @@ def differences(then: records.Record, now: records.Record) -> tuple[str, ...]:
 
 
 def _model(record: Mapping[str, Any], path: Path, given: str | Path | None):
-    """Name and config of the model, and notes."""
+    """Name, folder and config of the model, and notes."""
     asked = record["model"]["name"]
     beside = path.parent / asked
     name = str(given or (beside if (beside / "model.json").is_file() else asked))
@@ -145,11 +145,11 @@ def _model(record: Mapping[str, Any], path: Path, given: str | Path | None):
             raise
         raise RecordError(f"{path}: its model {asked!r} is not to be had, give it with --model: {error}") from error
     if manifest.sha256 == record["model"]["sha256"]:
-        return name, manifest.config, ()
+        return name, manifest.folder, manifest.config, ()
     words = f"{record['model']['sha256'][:10]}… made the picture, {name} is {manifest.sha256[:10]}…"
     if given is None:
         raise RecordError(f"{path}: its model has changed (sha256 {words}): give the one it was by --model")
-    return name, manifest.config, (f"another model (sha256 {words})",)
+    return name, manifest.folder, manifest.config, (f"another model (sha256 {words})",)
 
 
 def _found(
@@ -158,8 +158,12 @@ def _found(
     said: Mapping[str, Any],
     given: str | Path | None,
     sha256: Callable[[Path], tuple[str, ...]],
+    *folders: Path,
 ) -> Path:
-    """The file that a record means, given or where its name says; `sha256` tells those that it goes by."""
+    """The file that a record means, given or where its name says; `sha256` tells those that it goes by.
+
+    That is seen from the record's file, from here, and from the other folders.
+    """
     if given is not None:
         if said["sha256"] not in sha256(Path(given)):
             raise RecordError(f"{given} is not the {what} of {path}: its sha256 is not {said['sha256'][:10]}…")
@@ -167,7 +171,10 @@ def _found(
     option = f"--{what.split()[0].lower()}"
     if said["name"] is None:
         raise RecordError(f"{path}: its {what} was no file: save it as a PNG and give it with {option}")
-    places = [place for place in (path.parent / said["name"], Path(said["name"])) if place.exists()]
+    name = said["name"]
+    places = [
+        place for place in (path.parent / name, Path(name), *(folder / name for folder in folders)) if place.exists()
+    ]
     for place in places:
         if said["sha256"] in sha256(place):
             return place

@@ -22,6 +22,8 @@ PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 PICTURES = ("image", "mask")
 SEEDS = ("seed", "variation_seed")
 DRAWN = -1  # as a seed, what None is: other programs write it so
+FAST = "fast"  # the name of a model's few-step LoRA, the sampler and the steps that it is distilled for
+FAST_SCHEDULER, FAST_STEPS = "lcm", 4
 TORCH_SEED = 2**32 - 1  # the bits of a seed that torch reads
 _SIZES = ("original_size", "crops_coords_top_left", "target_size")
 _NEEDS_GUIDANCE = (
@@ -85,6 +87,7 @@ class Request:
     num_inference_steps: int | None = default("num_inference_steps")
     exact_steps: bool = default("exact_steps")
     scheduler: str = default("scheduler")
+    fast: bool = default("fast")
     timestep_spacing: Spacing | None = default("timestep_spacing")
     guidance_scale: float | None = default("guidance_scale")
     guidance_rescale: float = default("guidance_rescale")
@@ -155,8 +158,11 @@ class Request:
     def resolve(self, config: ModelConfig) -> "Request":
         """This request with every default filled in and every value checked; pictures are not read.
 
-        Raises RequestError with one sentence. A resolved request resolves to itself.
+        `fast` becomes the settings that it stands for. Raises RequestError with one sentence. A resolved request
+        resolves to itself.
         """
+        if settings.SETTINGS["fast"].check(self.fast):
+            return self._in_few_steps().resolve(config)
         defaults = dataclasses.asdict(config.defaults) | dict(timestep_spacing=config.schedule.timestep_spacing)
         if self.seed is None:
             defaults["seed"] = draw_seed()
@@ -183,6 +189,20 @@ class Request:
         except ValueError as error:
             raise RequestError(str(error)) from None
         return request
+
+    def _in_few_steps(self) -> "Request":
+        """The settings of latent consistency (Luo et al., 2310.04378), where nothing else was asked for."""
+        if self.scheduler not in (default("scheduler"), FAST_SCHEDULER):
+            raise RequestError(f"scheduler must be {FAST_SCHEDULER} with fast, got {self.scheduler!r}: leave one out")
+        return dataclasses.replace(
+            self,
+            fast=False,
+            scheduler=FAST_SCHEDULER,
+            num_inference_steps=FAST_STEPS if self.num_inference_steps is None else self.num_inference_steps,
+            exact_steps=True,
+            guidance_scale=1.0 if self.guidance_scale is None else self.guidance_scale,
+            loras={FAST: 1.0} | dict(self.loras),
+        )
 
     def table(self, config: ModelConfig) -> Table:
         """What the sampler does for this request, which is resolved."""

@@ -425,7 +425,7 @@ def test_a_folder_of_pefts_says_its_alpha_beside_the_weights(config, tmp_path):
 
 def test_names_are_checked(config, base, files):
     adapters = loaded(config, base, files)
-    assert adapters.names == ("a", "b")
+    assert adapters.files == {name: str(files[name]) for name in "ab"}
     assert adapters.sha256("a") == hashlib.sha256(files["a"].read_bytes()).hexdigest()
     adapters.add("a", files["a"])
     with pytest.raises(ValueError, match="a LoRA named 'a' is loaded already, from another file"):

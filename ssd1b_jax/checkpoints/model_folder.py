@@ -32,6 +32,7 @@ FORMAT = 1
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 EMBEDDED = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji"}
+FEW_STEPS = "fast.safetensors"  # a LoRA for few steps that a folder may hold beside its parts
 AGAIN = "copy or convert the model again"
 
 

@@ -115,15 +115,14 @@ def _defaults(arguments: argparse.Namespace, config) -> Any:
 
     request = settings.given(arguments, "request")
     if "loras" in request:
-        scales = [scale for _, scale in arguments.loras]
-        request["loras"] = dict(zip(settings.lora_files(arguments), scales, strict=True))
+        request["loras"] = settings.lora_scales(arguments)
     arguments.overwrite = True
     return Defaults(
         config=config,
         request=request,
         count=SETTINGS["num_images"].check(arguments.num_images),
         output=settings.output(arguments, named=True),
-        loras=frozenset(settings.lora_files(arguments)),
+        loras=frozenset(settings.lora_files(arguments) | settings.own_fast_file(arguments.model)),
     )
 
 

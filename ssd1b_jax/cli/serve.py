@@ -27,6 +27,7 @@ def add(commands) -> None:
     settings.add_width(parser, default=SETTINGS["per_device"].default)
     add = parser.add_argument
     add("--lora", action="append", default=[], metavar="FILE", help="a LoRA that callers may use by the file's name")
+    add("--fast", action="store_true", help="load the few-step LoRA of the model's family, if its folder has none")
     add("--host", default="127.0.0.1", help="the address to listen at (default: 127.0.0.1, for this machine only)")
     add("--port", type=int, default=7860, metavar="N", help="0 is any that is free (default: 7860)")
     add("--api-key-file", metavar="FILE", help=f"keys of callers, one a line; {KEY_VARIABLE} in the environment is one")
@@ -58,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     SETTINGS["dtype"].check(arguments.dtype)
     service = Service(arguments.model, _options(arguments))
-    loras = settings.by_stem(arguments.lora)
+    loras = (settings.fast_file(arguments.model) if arguments.fast else {}) | settings.by_stem(arguments.lora)
 
     def load():
         from ssd1b_jax.pipeline import Pipeline  # imports JAX

@@ -124,9 +124,41 @@ def keep(path: Path, *inputs: str | Path | None) -> None:
             raise RequestError(f"{path} is an input, which would be lost: choose another output")
 
 
+def lora_scales(arguments: argparse.Namespace) -> dict[str, float]:
+    """The scale of each LoRA that was given, by its name."""
+    scales = [scale for _, scale in arguments.loras or ()]
+    return dict(zip(by_stem(file for file, _ in arguments.loras or ()), scales, strict=True))
+
+
 def lora_files(arguments: argparse.Namespace) -> dict[str, str]:
-    """Each LoRA's file by the name that requests call it by."""
-    return by_stem(file for file, _ in arguments.loras or ())
+    """Each LoRA's file by the name that requests call it by, with the model's for few steps where that is asked for."""
+    few_steps = fast_file(arguments.model) if arguments.fast else {}
+    return few_steps | by_stem(file for file, _ in arguments.loras or ())
+
+
+def fast_file(model: str) -> dict[str, str]:
+    """The model's few-step LoRA, by the name that `fast` has for it: its folder's own, or else its family's on the hub.
+
+    Raises RequestError where there is neither.
+    """
+    from ssd1b_jax import presets
+    from ssd1b_jax.checkpoints.model_folder import read_manifest
+    from ssd1b_jax.request import FAST
+
+    if own := own_fast_file(model):
+        return own
+    if found := presets.few_steps(read_manifest(model).config):
+        return {FAST: found}
+    raise RequestError(f"fast has no few-step LoRA for {model}: give one by --lora, with --scheduler lcm --exact-steps")
+
+
+def own_fast_file(model: str) -> dict[str, str]:
+    """The few-step LoRA in the model's folder, by its name, if there is one."""
+    from ssd1b_jax.checkpoints.model_folder import FEW_STEPS, read_manifest
+    from ssd1b_jax.request import FAST
+
+    file = read_manifest(model).folder / FEW_STEPS
+    return {FAST: str(file)} if file.is_file() else {}
 
 
 def by_stem(paths: Iterable[str]) -> dict[str, str]:
@@ -146,8 +178,7 @@ def of_request(arguments: argparse.Namespace):
 
     fields = given(arguments, "request")
     if "loras" in fields:
-        scales = [scale for _, scale in arguments.loras]
-        fields["loras"] = dict(zip(lora_files(arguments), scales, strict=True))
+        fields["loras"] = lora_scales(arguments)
     return Request(**dict(image=None) | fields)
 
 

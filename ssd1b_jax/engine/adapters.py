@@ -19,6 +19,7 @@ from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.kernels import Winograd
 from ssd1b_jax.models import algorithms
+from ssd1b_jax.request import FAST
 
 
 class Adapters:
@@ -38,6 +39,8 @@ class Adapters:
             for path, algorithm in algorithms(part, config, jax.tree.leaves(tree)[0].dtype, platform).items()
         }
         self._loras: dict[str, LoRA] = {}
+        self._files: dict[str, str] = {}
+        self._offered: dict[str, Path] = {}
         self._last: tuple[dict[str, float], dict] | None = None
         self._lock = threading.Lock()
 
@@ -46,13 +49,22 @@ class Adapters:
         self._params = params
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._loras)
+    def files(self) -> Mapping[str, str]:
+        """The file of each LoRA that requests may use, by its name."""
+        return MappingProxyType({name: str(path) for name, path in self._offered.items()} | self._files)
+
+    def offer(self, name: str, path: Path) -> None:
+        """A file to load under a name when it is first asked for, unless another has the name by then."""
+        self._offered[name] = path
 
     def sha256(self, name: str) -> str:
         """Of the file that the LoRA was read from. RequestError for an unknown name."""
+        if name not in self._loras and name in self._offered:
+            self.add(name, self._offered[name])
         if name not in self._loras:
             loaded = ", ".join(self._loras) or "none"
+            if name == FAST:
+                raise RequestError(f"fast needs a few-step LoRA for this model: load one by the name {FAST!r} first")
             raise RequestError(f"no LoRA named {name!r} is loaded: load it first (loaded: {loaded})")
         return self._loras[name].sha256
 
@@ -61,6 +73,7 @@ class Adapters:
         lora = read(path, self._config)
         if name not in self._loras:
             self._loras[name] = place(lora, self._params)
+            self._files[name] = str(path)
         elif self._loras[name].sha256 != lora.sha256:
             raise RequestError(f"a LoRA named {name!r} is loaded already, from another file: choose another name")
 

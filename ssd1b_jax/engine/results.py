@@ -1,7 +1,5 @@
 """Pixels to Results: the masked part put back, the record written, and values checked to be finite."""
 
-from collections.abc import Mapping
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,10 +15,9 @@ from ssd1b_jax.result import Result
 class Results:
     """Makes the results of one pipeline; `maker` is the part of their records that they share."""
 
-    def __init__(self, maker: records.Record, adapters: Adapters, lora_files: Mapping[str, str], dtype):
+    def __init__(self, maker: records.Record, adapters: Adapters, dtype):
         self._maker = maker
         self._adapters = adapters
-        self._lora_files = lora_files
         self._dtype = jnp.dtype(dtype).name
 
     def result(self, entry: Entry, pixels: np.ndarray) -> Result:
@@ -30,7 +27,8 @@ class Results:
         if picture.share is not None:
             pixels = masks.blend(picture.pixels, pixels, picture.share)
         loras = {
-            name: dict(name=self._lora_files[name], sha256=self._adapters.sha256(name)) for name in job.request.loras
+            name: dict(name=self._adapters.files[name], sha256=self._adapters.sha256(name))
+            for name in job.request.loras
         }
         maker = self._maker | (dict(row=entry.row) if self._maker["per_device"] > 1 else {})
         record = records.describe(job.request, picture.sources, maker, job.table.steps_run, loras)

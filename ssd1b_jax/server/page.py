@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ssd1b_jax import __version__
+from ssd1b_jax.request import FAST
 from ssd1b_jax.samplers import SAMPLERS
 from ssd1b_jax.server import answers, recalling, schema
 from ssd1b_jax.server.bodies import BodyError, only
@@ -121,7 +122,7 @@ class Page:
             "pictures": options.limits.most_pictures,
             "schema": schema.describe(service),
             "samplers": {name: f"{row.label} {row.schedule}".strip() for name, row in SAMPLERS.items()},
-            "loras": list(service.pipe.loras) if service.pipe else [],
+            "loras": [name for name in service.pipe.loras if name != FAST] if service.pipe else [],
             "examples": [path for path in files() if path.startswith("examples/")],
         }
         return answers.as_json(described, headers={"cache-control": "no-store"})

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssd1b_jax import __version__, settings
+from ssd1b_jax.request import FAST
 from ssd1b_jax.server.service import Service
 
 VERSION = "3.1.0"
@@ -44,8 +45,9 @@ def taken() -> tuple[str, ...]:
 
 def describe(service: Service) -> dict[str, Any]:
     """The settings that our own routes take, as JSON Schema, with the model's defaults once it is loaded."""
-    described = settings.schema(service.pipe.config if service.pipe else None, owners=OWNERS)
-    for name in NOT_HERE:
+    pipe = service.pipe
+    described = settings.schema(pipe.config if pipe else None, owners=OWNERS)
+    for name in (*NOT_HERE, *(["fast"] if pipe and FAST not in pipe.loras else [])):
         group = described["properties"].pop(name)["group"]
         described["groups"][group]["settings"].remove(name)
     described["required"] = ["prompt"]  # without an image a picture is made from text alone

@@ -21,6 +21,7 @@ class RequestFields(TypedDict, total=False):
     num_inference_steps: int | None
     exact_steps: bool
     scheduler: str
+    fast: bool
     timestep_spacing: Spacing | None
     guidance_scale: float | None
     guidance_rescale: float

@@ -99,6 +99,14 @@ REQUEST_ROWS = (
         also=("sampler", "sampler_index", "sampling_method", "solver"),
     ),
     Setting(
+        name="fast",
+        kind=Switch(),
+        words="few steps: the model's few-step LoRA, lcm, 4 steps that all run, guidance off",
+        group="basic",
+        default=False,
+        also=("few_steps", "turbo", "lightning"),
+    ),
+    Setting(
         name="width",
         kind=_SIDE,
         words="pixels; a multiple of the model's size_multiple",

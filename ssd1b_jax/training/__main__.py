@@ -5,6 +5,7 @@ Each command does one step and can be killed and given again: it goes on where i
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from ssd1b_jax.training import (
     latents,
     pictures,
     sheets,
+    shipped,
     vocabulary,
     words,
 )
@@ -135,10 +137,15 @@ def export(work: Workspace, arguments) -> None:
 
 def distil(work: Workspace, arguments) -> None:
     model = model_folder.load_model(arguments.model, dtype="float32")
-    recipe = _recipe(distillation.RECIPE, arguments.steps)
-    data, run = latents.Latents.load(work / "latents"), work / "few-steps"
-    tokenizers = vocabulary.load(work.folder, model.config.text_encoder.max_position_embeddings)
-    factors = distillation.distil(model.config, model.params, tokenizers, work.writer, data, run, recipe)
+    recipe, run = _recipe(distillation.RECIPE, arguments.steps), work / "few-steps"
+    drawn, writer = work / "latents", work.writer
+    if arguments.model == "emoji":  # that ships: it has a world and an autoencoder of its own
+        drawn, writer, run = work / "shipped" / "latents", shipped.Writer(), work / "shipped" / "few-steps"
+        make = functools.partial(latents.make, workers=os.cpu_count() or 1, sample=shipped.sample)
+        make(model.config, model.params["vae"], work.sprites, drawn, arguments.shards)
+    data = latents.Latents.load(drawn)
+    tokenizers = vocabulary.load(model.folder, model.config.text_encoder.max_position_embeddings)
+    factors = distillation.distil(model.config, model.params, tokenizers, writer, data, run, recipe)
     distillation.save(arguments.target, factors, model.config)
 
 
@@ -196,7 +203,8 @@ def main(argv: list[str] | None = None) -> int:
     trainer.add_argument("--steps", type=int, help=f"optimizer steps (default: {denoiser.RECIPE.steps})")
     teacher = command("distil", distil, "train a LoRA for four steps without guidance")
     teacher.add_argument("target", type=Path, help="the .safetensors file to write")
-    teacher.add_argument("--model", required=True, help="the model folder that export wrote")
+    teacher.add_argument("--model", required=True, help="the model folder that export wrote, or emoji: that ships")
+    teacher.add_argument("--shards", type=int, default=6, help=f"for emoji, of {latents.SHARD} pictures (default: 6)")
     teacher.add_argument("--steps", type=int, help=f"optimizer steps (default: {distillation.RECIPE.steps})")
     command("preview", fit_preview, "fit the map from latents to colors that previews use")
     drawer = command("doodles", draw, "draw the five doodles")

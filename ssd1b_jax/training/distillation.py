@@ -24,7 +24,7 @@ from ssd1b_jax.training.latents import Latents
 from ssd1b_jax.training.loop import Recipe, train
 
 RECIPE = Recipe(steps=1500, batch_size=32, learning_rate=1e-3, adam_learning_rate=1e-3, cooldown=0.5, ema_decay=0.99)
-RANK = 32
+RANK = 16
 GUIDANCE = 2.5, 5.0  # of the teacher: the student learns the mean of it
 HUBER = 1e-3
 OUTER = {"conv_in", "conv_out", "time_embedding", "add_embedding"}  # layers that stay as they are

@@ -8,6 +8,7 @@ which. Each follows from its number alone.
 import functools
 import multiprocessing
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ def make(
     *,
     size: int = SHARD,
     workers: int = 0,
+    sample: Callable[[np.random.Generator], Scene] = pictures.sample,
 ) -> None:
     """Make the shards up to `count` that are not there yet; `workers` processes draw, none by itself."""
     encode = functools.partial(_encoder(config), vae_params)
@@ -45,13 +47,13 @@ def make(
     if not workers or not missing:
         _open(sprites)
         for target in missing:
-            _make_shard(encode, functools.partial(map, draw), target, size)
+            _make_shard(encode, functools.partial(map, draw), target, size, sample)
         return
     processes = multiprocessing.get_context("spawn")
     source = Path(sprites.pixels.filename).parent
     with ProcessPoolExecutor(workers, processes, _open_folder, (source,)) as pool:
         for target in missing:
-            _make_shard(encode, functools.partial(pool.map, draw, chunksize=BATCH), target, size)
+            _make_shard(encode, functools.partial(pool.map, draw, chunksize=BATCH), target, size, sample)
 
 
 _opened: list[Sprites] = []  # what this process draws from
@@ -69,9 +71,9 @@ def _draw(scene: Scene, photo: bool, width: int) -> Pixels:
     return pictures.draw(_opened[0], scene, width, photo)
 
 
-def _make_shard(encode, draw_all, target: Path, size: int) -> None:
+def _make_shard(encode, draw_all, target: Path, size: int, sample) -> None:
     rng = np.random.default_rng((7, int(target.name)))
-    scenes = [pictures.sample(rng) for _ in range(size)]
+    scenes = [sample(rng) for _ in range(size)]
     has_source = np.flatnonzero(rng.random(size) < SOURCES_SHARE)
     sources = [pictures.source(rng, scenes[i]) for i in has_source]
     photos = (rng.random(len(sources)) < 0.3).tolist()

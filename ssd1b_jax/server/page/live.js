@@ -11,6 +11,8 @@ import { number, seconds, t } from "./text.js";
 
 /** Four calls of the model, near to what the full schedule gives, at any strength. */
 export const QUICK = { num_inference_steps: 4, exact_steps: true, scheduler: "dpmpp_2m", timestep_spacing: "trailing" };
+/** With the model's few-step LoRA, where it has one. */
+const FAST = { fast: true, scheduler: "lcm", num_inference_steps: 4, guidance_scale: 1 };
 const DISTILLED = "lcm"; // with it the model is quick already, in steps of its own
 const TIMES = 8; // of the last pictures, for the rate
 
@@ -21,8 +23,8 @@ export class Live {
   #isBusy = false;
   #times = [];
 
-  constructor({ settings, board, stage, panel, gallery, runner }) {
-    Object.assign(this, { settings, board, stage, panel, gallery, runner });
+  constructor({ server, settings, board, stage, panel, gallery, runner }) {
+    Object.assign(this, { server, settings, board, stage, panel, gallery, runner });
     board.addEventListener("change", (event) => this.#change(event.detail.moving));
     settings.addEventListener("change", (event) => this.#change(event.detail.moving));
     $("live").addEventListener("change", (event) => this.turn(event.target.checked));
@@ -97,7 +99,8 @@ export class Live {
     if (settings.get("seed") === null) settings.set("seed", drawSeed(), { moving: true });
     const { num_images: _, upscale: __, ...asked } = settings.asked();
     const isSlow = settings.get("scheduler") !== DISTILLED && settings.get("num_inference_steps") > QUICK.num_inference_steps;
-    return { prompt: settings.get("prompt") ?? "", ...asked, ...(isSlow ? QUICK : {}) };
+    const quick = this.server.schema.properties.fast ? FAST : QUICK;
+    return { prompt: settings.get("prompt") ?? "", ...asked, ...(isSlow ? quick : {}) };
   }
 
   #keep() {

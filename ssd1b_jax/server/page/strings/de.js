@@ -138,6 +138,7 @@ export default {
   "setting.mask_invert": "Umgekehrt", "help.mask_invert": "Das Übermalte bleibt, der Rest wird neu.",
   "setting.loras": "LoRAs", "help.loras": "Wie viel von jedem; 0 lässt eines weg.",
 
+  "setting.fast": "Schnell", "help.fast": "Vier Schritte mit dem LoRA, das für wenige Schritte gelernt hat.",
   "setting.exact_steps": "Alle Schritte", "help.exact_steps": "Alle Schritte laufen lassen, bei jeder Stärke.",
   "setting.timestep_spacing": "Verteilung der Schritte", "help.timestep_spacing": "Wie sie über die gelernten Zeitpunkte verteilt sind.",
   "setting.guidance_rescale": "Führung dämpfen", "help.guidance_rescale": "Mildert den Kontrast hoher Führung (Lin et al., 2305.08891).",

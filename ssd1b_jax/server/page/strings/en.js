@@ -130,6 +130,7 @@ export default {
   "setting.guidance_scale": "Guidance", "help.guidance_scale": "How closely to follow the prompt. 1 is off, and faster.",
   "setting.seed": "Seed", "help.seed": "The same seed gives the same picture. Generate again, and a new one is drawn.",
   "setting.scheduler": "Sampler", "help.scheduler": "How noise becomes a picture, step by step.",
+  "setting.fast": "Fast", "help.fast": "Four steps, with the LoRA that learned to need no more.",
   "setting.num_images": "Pictures", "help.num_images": "Each with a seed of its own.",
   "setting.width": "Width", "help.width": "In pixels.",
   "setting.height": "Height", "help.height": "In pixels.",
