@@ -23,6 +23,7 @@ from ssd1b_jax.engine.runner import Runner
 from ssd1b_jax.engine.stages import part_dtypes
 from ssd1b_jax.engine.ticket import Ticket
 from ssd1b_jax.errors import Error, RequestError
+from ssd1b_jax.prompts.known import KnownWords
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 from ssd1b_jax.request import FAST, Request, as_requests, check_names, repeat
 from ssd1b_jax.result import Result
@@ -254,7 +255,7 @@ def planner(manifest: Manifest) -> Planner:
     config = manifest.config
     length = min(config.text_encoder.max_position_embeddings, config.text_encoder_2.max_position_embeddings)
     tokenizers = [PromptTokenizer.from_folder(manifest.folder / name, length=length) for name in TOKENIZERS]
-    return Planner(config, tokenizers)
+    return Planner(config, tokenizers, KnownWords.read(manifest.folder, manifest.name))
 
 
 def _compile(compiled: programs.Programs, jobs: Iterable[Job]) -> Iterator[str]:

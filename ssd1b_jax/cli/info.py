@@ -3,10 +3,13 @@
 import argparse
 import dataclasses
 import sys
+import textwrap
 from typing import Any
 
 from ssd1b_jax import __version__
 from ssd1b_jax.cli.console import add_json, print_json
+
+WIDTH = 100  # characters of a line
 
 
 def add(commands) -> None:
@@ -42,10 +45,12 @@ def _facts(model: str, verify: bool) -> dict[str, Any]:
 
     from ssd1b_jax.checkpoints import model_folder
     from ssd1b_jax.engine.devices import local_devices
+    from ssd1b_jax.prompts.known import KnownWords
 
     manifest = model_folder.verify(model) if verify else model_folder.read_manifest(model)
     devices = [str(device) for device in local_devices()]
     config = manifest.config
+    known = KnownWords.read(manifest.folder, manifest.name)
     shapes = model_folder.abstract_params(config, manifest.dtype)
     return dict(
         model=model,
@@ -60,6 +65,7 @@ def _facts(model: str, verify: bool) -> dict[str, Any]:
         },
         size_multiple=config.size_multiple,
         defaults=dataclasses.asdict(config.defaults),
+        words=sorted(known.words) if known else None,
         devices=devices,
         versions=dict(ssd1b_jax=__version__, jax=jax.__version__, flax=flax.__version__, python=sys.version.split()[0]),
     )
@@ -79,5 +85,7 @@ def _lines(facts: dict[str, Any]):
         f"defaults    strength {defaults['strength']:g}, {defaults['num_inference_steps']} steps, "
         f"guidance {defaults['guidance_scale']:g}"
     )
+    if facts["words"]:
+        yield textwrap.fill(f"words       {' '.join(facts['words'])}", WIDTH, subsequent_indent=" " * 12)
     yield f"devices     {', '.join(facts['devices'])}"
     yield f"versions    {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}"

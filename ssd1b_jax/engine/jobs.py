@@ -16,6 +16,7 @@ from ssd1b_jax import prompts, samplers
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine.pictures import KEPT, Picture, Pictures
 from ssd1b_jax.prompts import Chunks, notations, shorten
+from ssd1b_jax.prompts.known import KnownWords
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 from ssd1b_jax.request import Request
 
@@ -81,11 +82,14 @@ class Job:
 
 
 class Planner:
-    """Makes jobs for one model. Usable from many threads."""
+    """Makes jobs for one model. Usable from many threads. Words of prompts beyond `known_words` are noted."""
 
-    def __init__(self, config: ModelConfig, tokenizers: Sequence[PromptTokenizer]):
+    def __init__(
+        self, config: ModelConfig, tokenizers: Sequence[PromptTokenizer], known_words: KnownWords | None = None
+    ):
         self.config = config
         self.tokenizers = tokenizers
+        self.known_words = known_words
         self._kept: dict[int, tuple[Request, Job]] = {}
         self._lock = threading.Lock()
 
@@ -143,6 +147,8 @@ class Planner:
     ) -> tuple[Chunks, Chunks]:
         texts = prompt or "", (prompt if prompt_2 is None else prompt_2) or ""
         notes += [shorten(note, MAX_NOTE) for text in dict.fromkeys(texts) for note in notations.notes(name, text)]
+        if self.known_words:
+            notes += [note for note in self.known_words.notes(" ".join(texts)) if note not in notes]
         first, second = (
             prompts.encode(tokenizer, text, weighted=weighted)
             for tokenizer, text in zip(self.tokenizers, texts, strict=True)

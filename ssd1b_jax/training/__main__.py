@@ -85,6 +85,10 @@ def make_data(work: Workspace, arguments) -> None:
     artwork.fetch(work / "npm")
     known = words.known_words(work.artwork)
     (work / "words.json").write_text(json.dumps({"words": known}, ensure_ascii=False, indent=0) + "\n", "utf-8")
+    (work / "shipped").mkdir(exist_ok=True)
+    (work / "shipped" / "words.json").write_text(
+        json.dumps(shipped.known_words(work.artwork), ensure_ascii=False, indent=0) + "\n", "utf-8"
+    )
     text = emoji_128().text_encoder
     spoken = 3 * words.phrases(work.artwork) + list(work.artwork.emoji)  # the names of all emoji, to read others well
     vocabulary.save(work.folder, spoken, size=text.vocab_size, length=text.max_position_embeddings)
@@ -171,7 +175,8 @@ def measure(work: Workspace, arguments) -> None:
     if all((run / "log.jsonl").exists() for run in runs.values()):
         sheets.draw_curves(runs, target / "curves.png")
     held_out = artwork.held_out(work.artwork)
-    trial = evaluate.Trial(Pipeline(model), model, work.sprites, held_out, arguments.things)
+    world = dict(ask=shipped.prompt, among=shipped.DRAWN) if arguments.model == "emoji" else {}
+    trial = evaluate.Trial(Pipeline(model), model, work.sprites, held_out, arguments.things, **world)
     figures = evaluate.measure(trial, target, arguments.only)
     for name, value in figures.items():
         print(f"| {name} | {value} |")

@@ -5,7 +5,7 @@ seeds, and asks the `Judge` what is in them.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,13 +43,18 @@ PLACES = dict(left=(0.3, 0.5), right=(0.7, 0.5), top=(0.5, 0.3), bottom=(0.5, 0.
 
 @dataclass(frozen=True)
 class Trial:
-    """A model under measurement, and the things that stand for all."""
+    """A model under measurement, and the things that stand for all.
+
+    `ask` writes the prompt for a thing on a background; `among` are the things that the model knows.
+    """
 
     pipe: Pipeline
     model: Model
     sprites: Sprites
     held_out: list[Sprite] = field(default_factory=list)
     count: int = 100
+    ask: Callable[[int, int], str] = prompt
+    among: Sequence[int] = range(len(THINGS))
 
     @cached_property
     def judge(self) -> Judge:
@@ -57,7 +62,8 @@ class Trial:
 
     @cached_property
     def chosen(self) -> list[int]:
-        return np.linspace(0, len(THINGS) - 1, self.count).round().astype(int).tolist()
+        count = min(self.count, len(self.among))
+        return [self.among[i] for i in np.linspace(0, len(self.among) - 1, count).round().astype(int)]
 
     @property
     def grey(self) -> Pixels:
@@ -225,8 +231,33 @@ def settings(trial: Trial) -> dict[str, float]:
     return figures
 
 
+def few_steps(trial: Trial) -> dict[str, float]:
+    """The thing and the background that were asked for, by default and by `fast`: from noise, and from drawings.
+
+    Backgrounds are white, as every world has it, and the drawings are of other things.
+    """
+    figures, white = {}, COLORS.index("white")
+    others = np.roll(trial.chosen, 7 % len(trial.chosen)).tolist()
+    width = trial.model.config.defaults.width
+    drawn = [
+        pictures.draw(trial.sprites, CENTRED._replace(thing=thing, background=white, seed=thing), width)
+        for thing in others
+    ]
+    for name, settings in (("default steps", {}), ("fast", dict(fast=True))):
+        made = trial.from_noise((trial.ask(thing, white) for thing in trial.chosen), **settings)
+        figures |= trial.identity(made, trial.chosen, name)
+        figures[f"{name}: background"] = np.mean([trial.judge.background(pixels) == white for pixels in made])
+        made = trial.make(
+            dict(image=image, prompt=trial.ask(thing, white), strength=0.8, seed=thing) | settings
+            for image, thing in zip(drawn, trial.chosen, strict=True)
+        )
+        figures |= trial.identity(made, trial.chosen, f"{name}, from a drawing at strength 0.8")
+    return figures
+
+
 PARTS: dict[str, Callable[[Trial], dict[str, float]]] = {
-    part.__name__: part for part in (autoencoder, prompts, colors, styles, places, strengths, negatives, settings)
+    part.__name__: part
+    for part in (autoencoder, prompts, colors, styles, places, strengths, negatives, settings, few_steps)
 }
 
 

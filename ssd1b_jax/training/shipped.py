@@ -3,12 +3,16 @@
 `things` is the world of its successor. The few-step LoRA of the model that ships is distilled on this one.
 """
 
+import re
+
 import numpy as np
 
+from ssd1b_jax.training.artwork import Artwork
 from ssd1b_jax.training.captions import Caption
 from ssd1b_jax.training.pictures import Scene
 from ssd1b_jax.training.things import COLORS, with_article
 from ssd1b_jax.training.things import THINGS as ALL_THINGS
+from ssd1b_jax.training.words import plural, words_of
 
 # CLDR short name = the words that captions had for it, if there are others; measurements use the first.
 _LIST = """
@@ -58,8 +62,9 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (250, 250, 250),
 }
 
-_DRAWN = [index for index, name in enumerate(ALL_THINGS) if name in THINGS]  # all but the green apple
-_COLORS = [COLORS.index(name) for name in BACKGROUNDS]
+# In the numbers of its successor's world; all but the green apple.
+DRAWN = [index for index, name in enumerate(ALL_THINGS) if name in THINGS]
+PAPERS = [COLORS.index(name) for name in BACKGROUNDS]
 
 
 def sample(rng: np.random.Generator) -> Scene:
@@ -67,11 +72,30 @@ def sample(rng: np.random.Generator) -> Scene:
     scale = rng.uniform(0.72, 1.0)
     room = (1 + 13 * (1 - scale)) / 32
     x, y = 0.5 + rng.uniform(-room, room, 2)
-    thing, background = int(rng.choice(_DRAWN)), int(rng.choice(_COLORS))
+    thing, background = int(rng.choice(DRAWN)), int(rng.choice(PAPERS))
     return Scene(
         thing, 0, background, -1, float(scale), float(x), float(y), float(rng.normal(0, 5)), bool(rng.random() < 0.3),
         -1, -1, int(rng.integers(2**31)),
     )  # fmt: skip
+
+
+def known_words(artwork: Artwork) -> dict:
+    """What `words.json` of the model lists; words near those are what its successor knows the same things by."""
+    nouns = [word for words in THINGS.values() for word in words]
+    spoken = " ".join([*nouns, *BACKGROUNDS, "a an of on picture background"]).split()
+    near = {"grey": "gray", "violet": "purple"}
+    for name, others in zip(ALL_THINGS, words_of(artwork), strict=True):
+        if words := THINGS.get(name):
+            kept = [word for word in (plural(words[0]), *others) if re.fullmatch("[a-z]{3,}", word)]
+            near = dict.fromkeys(kept, words[0]) | near
+    known = sorted({part for word in spoken for part in word.lower().split("-")})
+    return dict(words=known, near={word: near[word] for word in sorted(near) if word not in known})
+
+
+def prompt(thing: int, color: int) -> str:
+    """The prompt that measurements use for a thing on a background."""
+    noun = THINGS[list(ALL_THINGS)[thing]][0]
+    return f"{with_article(noun)} on {with_article(COLORS[color])} background"
 
 
 class Writer:

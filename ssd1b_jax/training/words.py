@@ -123,7 +123,14 @@ def plural(noun: str) -> str:
     head, _, tail = noun.partition(" of ")
     if tail:
         return f"{plural(head)} of {tail}"
-    for ending, many in (("mouse", "mice"), ("wolf", "wolves"), ("fe", "ves"), ("leaf", "leaves"), ("die", "dice")):
+    for ending, many in (
+        ("mouse", "mice"),
+        ("wolf", "wolves"),
+        ("fe", "ves"),
+        ("leaf", "leaves"),
+        ("die", "dice"),
+        ("man", "men"),
+    ):
         if noun.endswith(ending):
             return noun[: -len(ending)] + many
     if noun.endswith(("x", "ch", "sh", "z", "tomato", "potato")):
