@@ -4,11 +4,13 @@ import argparse
 import sys
 
 from ssd1b_jax import arguments
-from ssd1b_jax.cli import convert
+from ssd1b_jax.cli import convert, process
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line, by default the process's own, and return its exit code."""
+    if argv is None:
+        process.prepare()
     return arguments.run(lambda: convert.run(_parser().parse_args(argv)))
 
 

@@ -1,8 +1,7 @@
-"""What the models are: frozen configs and their presets.
+"""What the models are: frozen configs, whose presets are in `presets`.
 
-Every field is named after the thing it sets, not after the file it came from; `released`
-translates the `config.json` files of released folders. Two descriptions of the same network are
-equal configs.
+A field is named after the thing it sets, not after the file it comes from; `checkpoints.diffusers_config` translates
+the `config.json` files of released folders. Two descriptions of the same network are equal configs.
 """
 
 import dataclasses
@@ -154,7 +153,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What a request gets where it says nothing. `strength` and the rest are the model's, not ours."""
+    """The values of a request's settings that a model decides where the request leaves them out."""
 
     width: int = 1024
     height: int = 1024
@@ -228,81 +227,3 @@ class ModelConfig:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-_CLIP_L = CLIPTextConfig(
-    vocab_size=49408,
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    hidden_act="quick_gelu",
-)
-_CLIP_BIGG = CLIPTextConfig(
-    vocab_size=49408,
-    hidden_size=1280,
-    intermediate_size=5120,
-    num_hidden_layers=32,
-    num_attention_heads=20,
-    hidden_act="gelu",
-    projection_dim=1280,
-)
-_SDXL_VAE = VAEConfig(block_out_channels=(128, 256, 512, 512))
-
-
-def _sdxl_family(down_depths: Depths, up_depths: Depths, mid_depth: int) -> ModelConfig:
-    return ModelConfig(
-        unet=UNetConfig(
-            block_out_channels=(320, 640, 1280),
-            down_depths=down_depths,
-            up_depths=up_depths,
-            mid_depth=mid_depth,
-            num_attention_heads=(5, 10, 20),
-            cross_attention_dim=2048,
-            added_cond_dim=2816,
-        ),
-        vae=_SDXL_VAE,
-        text_encoder=_CLIP_L,
-        text_encoder_2=_CLIP_BIGG,
-    )
-
-
-def ssd_1b() -> ModelConfig:
-    """segmind/SSD-1B: SDXL with fewer transformer layers and a mid block without attention."""
-    return _sdxl_family(((0, 0), (2, 2), (4, 4)), ((4, 4, 10), (2, 1, 1), (0, 0, 0)), 0)
-
-
-def vega() -> ModelConfig:
-    """segmind/Segmind-Vega: SSD-1B's family at 0.74 billion parameters."""
-    return _sdxl_family(((0, 0), (1, 1), (2, 2)), ((2, 2, 2), (1, 1, 1), (0, 0, 0)), 0)
-
-
-def sdxl_base() -> ModelConfig:
-    """stabilityai/stable-diffusion-xl-base-1.0, the model SSD-1B was distilled from."""
-    return _sdxl_family(((0, 0), (2, 2), (10, 10)), ((10, 10, 10), (2, 2, 2), (0, 0, 0)), 10)
-
-
-def emoji() -> ModelConfig:
-    """The embedded model: SSD-1B's topology at 64 x 64 pixels, small enough to train on a laptop."""
-    text = dict(vocab_size=1024, num_hidden_layers=2, max_position_embeddings=32, eos_token_id=1023)
-    return ModelConfig(
-        unet=UNetConfig(
-            block_out_channels=(32, 64, 128),
-            down_depths=((0, 0), (1, 1), (1, 1)),
-            up_depths=((1, 1, 1), (1, 1, 1), (0, 0, 0)),
-            mid_depth=0,
-            num_attention_heads=(1, 2, 4),
-            cross_attention_dim=160,
-            added_cond_dim=96 + 6 * 16,
-            added_time_embed_dim=16,
-            norm_num_groups=8,
-        ),
-        vae=VAEConfig(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8, scaling_factor=0.34716),
-        text_encoder=CLIPTextConfig(
-            hidden_size=64, intermediate_size=256, num_attention_heads=2, hidden_act="quick_gelu", **text
-        ),
-        text_encoder_2=CLIPTextConfig(
-            hidden_size=96, intermediate_size=384, num_attention_heads=3, hidden_act="gelu", projection_dim=96, **text
-        ),
-        defaults=Defaults(width=64, height=64, guidance_scale=4.0, strength=0.7),
-    )

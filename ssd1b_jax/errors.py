@@ -132,5 +132,8 @@ class TrainingError(Error, RuntimeError):
 class ContenderError(Error, RuntimeError):
     """A contender of the benchmark that could not do its part."""
 
-    exit_code = FAILED
     http_status = 500
+
+    def __init__(self, message: str, exit_code: int = FAILED):
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -16,7 +16,7 @@ from ssd1b_jax.engine.callers import OnProgress, Outcome, Progress, Stream, fail
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.engine.jobs import Job, Planner
-from ssd1b_jax.engine.prefetch import beside
+from ssd1b_jax.engine.prefetch import in_background
 from ssd1b_jax.engine.queue import Queue
 from ssd1b_jax.engine.results import Results
 from ssd1b_jax.engine.runner import Runner
@@ -107,7 +107,7 @@ class Pipeline:
         plans = planner(manifest)
         compiled = programs.shared(manifest.config, dtypes, placed)
         jobs = plans.keep(requests)
-        with beside(_compile(compiled, () if is_open else jobs)):
+        with in_background(_compile(compiled, () if is_open else jobs)):
             loaded = load_model(manifest, dtype=dtypes, sharding=placed.replicated, platform=placed.platform)
         if is_open:
             placed = Devices(placed.devices, width.measure(manifest.config, dtypes, placed, loaded.params))

@@ -77,15 +77,15 @@ def read(
     model, folder, config, notes = _model(record, path, model)
     # What is embedded belongs together: a mask was laid over its image.
     embedded = records.embedded(picture) if picture and image is mask is None else {}
-    recorded = {source: said for source in SOURCES if (said := record["request"].get(source))}
+    recorded = {source: entry for source in SOURCES if (entry := record["request"].get(source))}
     given = dict(image=image, mask=mask)
     sources = {
-        source: embedded.get(source) or _found(path, source, said, given[source], _picture_sha256)
-        for source, said in recorded.items()
+        source: embedded.get(source) or _locate(path, source, entry, given[source], _picture_sha256)
+        for source, entry in recorded.items()
     }
     files = {
-        name: _found(path, f"LoRA {name}", said, (loras or {}).get(name), _lora_sha256, folder)
-        for name, said in record["loras"].items()
+        name: _locate(path, f"LoRA {name}", entry, (loras or {}).get(name), _lora_sha256, folder)
+        for name, entry in record["loras"].items()
     }
     return Recipe(
         path=path,
@@ -136,8 +136,8 @@ def differences(then: records.Record, now: records.Record) -> tuple[str, ...]:
 def _model(record: Mapping[str, Any], path: Path, given: str | Path | None):
     """Name, folder and config of the model, and notes."""
     asked = record["model"]["name"]
-    beside = path.parent / asked
-    name = str(given or (beside if (beside / "model.json").is_file() else asked))
+    sibling = path.parent / asked
+    name = str(given or (sibling if (sibling / "model.json").is_file() else asked))
     try:
         manifest = read_manifest(name)
     except ModelError as error:
@@ -152,10 +152,10 @@ def _model(record: Mapping[str, Any], path: Path, given: str | Path | None):
     return name, manifest.folder, manifest.config, (f"another model (sha256 {words})",)
 
 
-def _found(
+def _locate(
     path: Path,
     what: str,
-    said: Mapping[str, Any],
+    entry: Mapping[str, Any],
     given: str | Path | None,
     sha256: Callable[[Path], tuple[str, ...]],
     *folders: Path,
@@ -165,20 +165,19 @@ def _found(
     That is seen from the record's file, from here, and from the other folders.
     """
     if given is not None:
-        if said["sha256"] not in sha256(Path(given)):
-            raise RecordError(f"{given} is not the {what} of {path}: its sha256 is not {said['sha256'][:10]}…")
+        if entry["sha256"] not in sha256(Path(given)):
+            raise RecordError(f"{given} is not the {what} of {path}: its sha256 is not {entry['sha256'][:10]}…")
         return Path(given)
     option = f"--{what.split()[0].lower()}"
-    if said["name"] is None:
+    if entry["name"] is None:
         raise RecordError(f"{path}: its {what} was no file: save it as a PNG and give it with {option}")
-    name = said["name"]
-    places = [
-        place for place in (path.parent / name, Path(name), *(folder / name for folder in folders)) if place.exists()
-    ]
+    name = entry["name"]
+    possible = (path.parent / name, Path(name), *(folder / name for folder in folders))
+    places = [place for place in possible if place.exists()]
     for place in places:
-        if said["sha256"] in sha256(place):
+        if entry["sha256"] in sha256(place):
             return place
-    fault = f"has changed ({places[0]})" if places else f"is neither beside it nor at {said['name']!r}"
+    fault = f"has changed ({places[0]})" if places else f"is neither beside it nor at {entry['name']!r}"
     raise RecordError(f"{path}: its {what} {fault}: give it with {option}")
 
 
@@ -192,9 +191,9 @@ def _lora_sha256(path: Path) -> tuple[str, ...]:
         return (hashlib.file_digest(file, "sha256").hexdigest(),)
 
 
-def _request(path: Path, said: Mapping[str, Any], sources: Mapping[str, Path | bytes]) -> Request:
+def _request(path: Path, fields: Mapping[str, Any], sources: Mapping[str, Path | bytes]) -> Request:
     known = {field.name for field in dataclasses.fields(Request)}
-    if unknown := sorted(said.keys() - known):
+    if unknown := sorted(fields.keys() - known):
         raise RecordError(f"{path}: has settings that this version does not know: {', '.join(unknown)}")
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     return Request(**{**settings, **sources})

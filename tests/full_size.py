@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.checkpoints import join  # noqa: E402
 
-from ssd1b_jax import config  # noqa: E402
+from ssd1b_jax import presets  # noqa: E402
 from ssd1b_jax.checkpoints import diffusers_config, model_folder, orbax  # noqa: E402
 from ssd1b_jax.checkpoints.safetensors import read_safetensors, write_safetensors  # noqa: E402
 from ssd1b_jax.checkpoints.tensor_names import table  # noqa: E402
+from ssd1b_jax.config import ModelConfig  # noqa: E402
 from ssd1b_jax.training import vocabulary  # noqa: E402
 
 STEMS = dict(
@@ -36,7 +37,7 @@ STEMS = dict(
 )
 
 
-def make(folder: Path, model: config.ModelConfig, dtype: type = np.float16) -> None:
+def make(folder: Path, model: ModelConfig, dtype: type = np.float16) -> None:
     """A diffusers folder of random weights, the same at every call."""
     for path, data in diffusers_config.to_diffusers_configs(model).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ def main() -> None:
         "--layouts", nargs="+", choices=("diffusers", "single", "ckpt"), default=["diffusers", "single"]
     )
     arguments = parser.parse_args()
-    model, folder = getattr(config, arguments.preset)(), arguments.folder
+    model, folder = getattr(presets, arguments.preset)(), arguments.folder
     source, single, ckpt = folder / "diffusers", folder / "single.safetensors", folder / "single.ckpt"
     if not source.exists():
         make(source, model)

@@ -25,9 +25,10 @@ from flax import nnx
 from full_size import make, measured
 
 from convert.to_model import convert
-from ssd1b_jax import Pipeline, config, images
+from ssd1b_jax import Pipeline, images, presets
 from ssd1b_jax.checkpoints import orbax
 from ssd1b_jax.checkpoints.model_folder import read_manifest
+from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models import abstract, prepack
 
 TOLERANCE = 1e-4  # of a network's output: some hundred layers of float32
@@ -57,7 +58,7 @@ class Inputs(NamedTuple):
     time_ids: np.ndarray
 
 
-def inputs(model: config.ModelConfig) -> Inputs:
+def inputs(model: ModelConfig) -> Inputs:
     """The same at every call: a prompt's tokens and an absent one's, a picture, the guidance pair."""
     rng = np.random.default_rng(1)
     size, length = model.text_encoder.vocab_size, model.text_encoder.max_position_embeddings
@@ -228,7 +229,7 @@ def _nhwc(image) -> np.ndarray:
     return np.moveaxis(image.numpy(), 1, -1)
 
 
-def compute(side: Callable, source: Path, results: Path, model: config.ModelConfig) -> None:
+def compute(side: Callable, source: Path, results: Path, model: ModelConfig) -> None:
     """Make every call of one side, and keep what it gives and its seconds; in a process of its own."""
     if results.name == THEIRS:
         import diffusers
@@ -269,7 +270,7 @@ def main() -> int:
     parser.add_argument("--preset", choices=("ssd_1b", "vega", "sdxl_base"), default="ssd_1b")
     parser.add_argument("--only", nargs="+", choices=CHECKS, default=[*CHECKS])
     arguments = parser.parse_args()
-    model, folder = getattr(config, arguments.preset)(), arguments.folder
+    model, folder = getattr(presets, arguments.preset)(), arguments.folder
     source, converted = folder / "diffusers", folder / "converted"
     if not (source / "tokenizer_2").exists():  # the last that is written
         make(source, model, np.float32)

@@ -1,6 +1,7 @@
 """The benchmark's table, its turns, and each part on the embedded model."""
 
 import json
+import multiprocessing
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 
 from ssd1b_jax.bench import __main__ as bench
+from ssd1b_jax.bench import contenders, timeline
 from ssd1b_jax.bench import ours as contender
-from ssd1b_jax.bench import timeline
 from ssd1b_jax.bench.clients import ask_all
 from ssd1b_jax.bench.contenders import Measured, agreement, take_turns
 from ssd1b_jax.bench.ours import covered
 from ssd1b_jax.bench.task import Task
-from ssd1b_jax.errors import ContenderError
+from ssd1b_jax.errors import ContenderError, WeightsError
 
 
 def test_the_table():
@@ -37,7 +38,15 @@ def test_a_matrix_product_takes_time():
 
 
 @pytest.mark.parametrize(
-    "wrong", [["unett"], ["unet", "--size", "60"], ["unet", "--reps", "0"], ["queue", "--width", "0"]], ids=str
+    "wrong",
+    [
+        ["unett"],
+        ["unet", "--size", "60"],
+        ["unet", "--reps", "0"],
+        ["queue", "--width", "0"],
+        ["batch", "--model", "ssd_1b"],
+    ],
+    ids=str,
 )
 def test_what_it_refuses(wrong, capsys):
     with pytest.raises(SystemExit):
@@ -45,15 +54,11 @@ def test_what_it_refuses(wrong, capsys):
     assert "got" in capsys.readouterr().err
 
 
-def test_a_part_for_the_embedded_model_says_so(capsys):
-    assert bench.main(["batch", "--model", "ssd_1b", "--no-peer"]) == 1
-    assert "--model emoji" in capsys.readouterr().err
-
-
 def task(part, **settings):
     return Task(part=part, **dict(model="emoji", size=64, steps=2, strength=1.0) | settings)
 
 
+@pytest.mark.slow
 def test_contenders_take_turns():
     (measured,) = take_turns(["ours"], task("text"), reps=2)
     assert len(measured.seconds) == len(measured.cpu) == 2
@@ -62,9 +67,25 @@ def test_contenders_take_turns():
     assert measured.flops > 1e6
 
 
-def test_a_contender_that_fails_is_named():
-    with pytest.raises(ContenderError, match="ours, nonsense"):
-        take_turns(["ours"], task("nonsense"), reps=1)
+@pytest.mark.parametrize("process", [contenders._serve, contenders._once])
+def test_a_contender_that_fails_is_named(process, monkeypatch):
+    def fail(name, task):
+        raise WeightsError("no such weights")
+
+    monkeypatch.setattr(contenders, "_prepare", fail)
+    here, there = multiprocessing.Pipe()
+    process(there, "ours", task("text"))
+    error = here.recv()
+    assert isinstance(error, ContenderError) and error.exit_code == 1
+    assert str(error) == "ours, text: no such weights"
+
+
+def test_a_bug_of_a_contender_shows_its_traceback(capfd):
+    """A module that has no parts."""
+    with pytest.raises(ContenderError, match="traceback") as error:
+        take_turns(["task"], task("text"), reps=1)
+    assert error.value.exit_code == 70
+    assert "has no attribute 'PARTS'" in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -377,6 +377,37 @@ def test_the_package_logs_nothing_unasked():
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("ssd1b_jax").handlers)
 
 
+@pytest.mark.parametrize(
+    ("set_up", "options", "expected"),
+    [
+        ("", [], ["warning: ours", "error: absl: bad"]),
+        ("", ["--quiet"], ["error: absl: bad"]),
+        ("logging.basicConfig(format='USER %(message)s')", ["--quiet"], ["USER chatter", "USER ours", "USER bad"]),
+    ],
+    ids=["warnings", "quiet", "user"],
+)
+def test_standard_error_has_our_warnings_and_no_chatter(set_up, options, expected):
+    """A command's process; logging that the user has set up stays as it is."""
+    program = f"""
+import logging, sys
+from unittest import mock
+from absl import logging as absl
+from ssd1b_jax import cli
+{set_up}
+
+def command(arguments):
+    absl.warning("chatter")
+    logging.getLogger("ssd1b_jax.engine").warning("ours")
+    absl.error("bad")
+
+sys.argv = ["ssd1b", "img2img", "in.png", "a cat", *{options}]
+with mock.patch.object(cli.img2img, "make", command):
+    sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stderr.splitlines() == expected
+
+
 def test_info_verifies_and_describes(capsys, tiny_folder):
     code, out, _ = run(capsys, "info", tiny_folder)
     assert code == 0

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ssd1b_jax import config as presets
+from ssd1b_jax import presets
 from ssd1b_jax.checkpoints.diffusers_config import read_config
 from ssd1b_jax.config import ModelConfig, ScheduleConfig
 from ssd1b_jax.errors import ConfigError

@@ -17,7 +17,7 @@ from convert.diffusers_folder import STEMS, read_part
 from convert.single_file import read_single_file
 from convert.to_diffusers import to_diffusers
 from convert.to_model import convert
-from ssd1b_jax import config as presets
+from ssd1b_jax import presets
 from ssd1b_jax.checkpoints.model_folder import EMBEDDED, load_model
 from ssd1b_jax.checkpoints.safetensors import read_safetensors
 from ssd1b_jax.checkpoints.tensor_names import PREFIXES, sgm_names, table

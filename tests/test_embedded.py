@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ssd1b_jax import Pipeline, Request, config
+from ssd1b_jax import Pipeline, Request, presets
 from ssd1b_jax.checkpoints.model_folder import EMBEDDED, load_model, verify
 from ssd1b_jax.training import doodles, evaluate
 from ssd1b_jax.training.things import with_article
@@ -44,7 +44,7 @@ def pipe():
 
 def test_it_is_what_its_preset_says_and_small():
     manifest = verify("emoji")
-    assert manifest.config == config.emoji()
+    assert manifest.config == presets.emoji()
     assert manifest.dtype == "float16" and manifest.licence == "Apache-2.0"
     assert sum(path.stat().st_size for path in EMBEDDED["emoji"].rglob("*") if path.is_file()) <= 24e6
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(load_model("emoji").params))
@@ -52,13 +52,13 @@ def test_it_is_what_its_preset_says_and_small():
 
 
 def test_its_topology_is_ssd_1bs():
-    ours, theirs = config.emoji().unet, config.ssd_1b().unet
+    ours, theirs = presets.emoji().unet, presets.ssd_1b().unet
     assert len(ours.block_out_channels) == len(theirs.block_out_channels)
     for name in ("down_depths", "up_depths"):
         pairs = zip(getattr(ours, name), getattr(theirs, name), strict=True)
         assert all([bool(a) for a in row] == [bool(b) for b in other] for row, other in pairs)
     assert ours.mid_depth == theirs.mid_depth == 0
-    assert config.emoji().schedule == config.ssd_1b().schedule
+    assert presets.emoji().schedule == presets.ssd_1b().schedule
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from helpers import tiny
 from helpers.commands import run
 from helpers.lora import kohya, write
 
-from ssd1b_jax import Pipeline, Request, RequestError, config, presets
+from ssd1b_jax import Pipeline, Request, RequestError, presets
 from ssd1b_jax.checkpoints.model_folder import FEW_STEPS, load_model
 from ssd1b_jax.images import save
 
@@ -68,6 +68,6 @@ def test_the_command_makes_it_and_replay_finds_the_lora(capsys, folder, image, t
 
 
 def test_families_have_theirs_on_the_hub():
-    assert presets.few_steps(config.ssd_1b()) == "latent-consistency/lcm-lora-ssd-1b"
-    assert presets.few_steps(config.sdxl_base()) == "latent-consistency/lcm-lora-sdxl"
+    assert presets.few_steps(presets.ssd_1b()) == "latent-consistency/lcm-lora-ssd-1b"
+    assert presets.few_steps(presets.sdxl_base()) == "latent-consistency/lcm-lora-sdxl"
     assert presets.few_steps(tiny.tiny_config()) is None

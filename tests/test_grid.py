@@ -42,6 +42,7 @@ def here(tmp_path, monkeypatch):
         ("negative-prompt=blurry,", "negative_prompt", ("blurry", "")),
         ("negative-crop=0 0,8 16", "negative_crops_coords_top_left", ((0, 0), (8, 16))),
         ("exact_steps=yes,FALSE", "exact_steps", (True, False)),
+        ("exact_steps=0,1", "exact_steps", (False, True)),
         ("guidance_interval=0 0.5,0.25 1", "guidance_interval", ((0, 0.5), (0.25, 1))),
         ("scheduler=Euler a,DPM++ 2M Karras", "scheduler", ("Euler a", "DPM++ 2M Karras")),
         ("image=a=b.png,c.png", "image", ("a=b.png", "c.png")),

@@ -38,7 +38,7 @@ ROOMS = {
     "server": "replay",
     "cli": "arguments grid plan server runs",
     "__main__": "cli",
-    "bench": "arguments pipeline runs server",
+    "bench": "arguments pipeline presets runs server",
     "training": "arguments pipeline",
 }
 GROUND = list(ROOMS)[: list(ROOMS).index("runs") + 1]
@@ -83,7 +83,7 @@ def test_the_ground_floor_leaves_jax_out():
 import sys
 import {names}
 from ssd1b_jax import Request, RequestError, Result, records
-from ssd1b_jax.config import ssd_1b
+from ssd1b_jax.presets import ssd_1b
 request = Request(image="a.png", prompt="a (red:1.2) apple", seed=7).resolve(ssd_1b())
 assert request.table(ssd_1b()).steps_run == 18
 assert records.read({str(PACKAGE / "embedded" / "lion.png")!r})["request"]["seed"] == 7

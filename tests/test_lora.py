@@ -16,8 +16,7 @@ from helpers import tiny
 from helpers.lora import CONV, LINEAR, SHORTCUT, TO_OUT, draw, kohya, write
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ssd1b_jax import config as presets
-from ssd1b_jax import kernels, models
+from ssd1b_jax import kernels, models, presets
 from ssd1b_jax.checkpoints.lora import Alphas, read, spellings
 from ssd1b_jax.checkpoints.tensor_names import leaves, table
 from ssd1b_jax.engine.adapters import Adapters

@@ -17,7 +17,7 @@ from helpers.reference import nchw, nhwc
 
 from convert.diffusers_folder import STEMS, read_part
 from convert.weights import to_flax
-from ssd1b_jax import config as presets
+from ssd1b_jax import presets
 from ssd1b_jax.checkpoints.diffusers_config import read_config
 from ssd1b_jax.checkpoints.model_folder import abstract_params
 from ssd1b_jax.models import abstract

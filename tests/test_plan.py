@@ -12,7 +12,7 @@ from flax import nnx
 from helpers import tiny
 from helpers.commands import run
 
-from ssd1b_jax import Pipeline, cli, config, plan
+from ssd1b_jax import Pipeline, cli, plan, presets
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.errors import PlanError
 from ssd1b_jax.models import abstract, layers
@@ -216,7 +216,7 @@ def test_presets_need_no_weights(monkeypatch):
     state = seen[1].arguments[1]
     assert state.latents.shape == (1, 3, 128, 128, 4)
     conditioning = seen[1].arguments[2].conditioning
-    assert conditioning.added.shape == (1, 2, 3, config.ssd_1b().unet.time_embed_dim)
+    assert conditioning.added.shape == (1, 2, 3, presets.ssd_1b().unet.time_embed_dim)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ssd1b_jax.engine.prefetch import ahead, beside
+from ssd1b_jax.engine.prefetch import ahead, in_background
 
 
 def test_items_come_in_order_and_the_maker_runs_ahead():
@@ -65,7 +65,7 @@ def test_steps_beside_a_block_are_done_when_it_ends():
             done.append(i)
             yield
 
-    with beside(steps()):
+    with in_background(steps()):
         assert begun.wait(10)  # while the block runs
     assert done == [0, 1, 2]
 
@@ -77,7 +77,7 @@ def test_an_error_beside_a_block_comes_at_its_end():
         yield
         raise ValueError("beside")
 
-    with pytest.raises(ValueError, match="beside"), beside(steps()):
+    with pytest.raises(ValueError, match="beside"), in_background(steps()):
         reached.append("the end")
     assert reached == ["the end"]
 
@@ -90,7 +90,7 @@ def test_a_block_that_fails_ends_the_steps_beside_it():
             begun.set()
             yield
 
-    with pytest.raises(ValueError, match="the block"), beside(steps()):
+    with pytest.raises(ValueError, match="the block"), in_background(steps()):
         assert begun.wait(10)
         raise ValueError("the block")
     assert not any(thread.name == "ahead" for thread in threading.enumerate())
@@ -98,7 +98,7 @@ def test_a_block_that_fails_ends_the_steps_beside_it():
 
 TWICE = """
 import signal, time
-from ssd1b_jax.engine.prefetch import beside
+from ssd1b_jax.engine.prefetch import in_background
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
 
@@ -108,7 +108,7 @@ def steps():
     print("ended", flush=True)
     yield
 
-with beside(steps()):
+with in_background(steps()):
     time.sleep(60)
 """
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ssd1b_jax import config
+from ssd1b_jax import presets
 from ssd1b_jax.checkpoints.model_folder import load_model
 from ssd1b_jax.images import previews
 from ssd1b_jax.models import abstract
@@ -29,12 +29,12 @@ def test_sdxls_previews_know_light_from_dark():
     """The first channel of SDXL's latents is brightness."""
     latents = np.zeros((2, 8, 8, 4), np.float32)
     latents[0, ..., 0], latents[1, ..., 0] = -2, 2
-    dark, light = previews.preview(config.sdxl_base().vae, latents)
+    dark, light = previews.preview(presets.sdxl_base().vae, latents)
     assert dark.shape == (8, 8, 3) and dark.max() < 100 and light.min() > 155
 
 
 def test_there_is_none_for_an_unknown_autoencoder():
-    vae = dataclasses.replace(config.emoji().vae, scaling_factor=0.5)
+    vae = dataclasses.replace(presets.emoji().vae, scaling_factor=0.5)
     assert previews.preview(vae, np.zeros((1, 8, 8, 4), np.float32)) is None
-    more = dataclasses.replace(config.emoji().vae, latent_channels=16)
+    more = dataclasses.replace(presets.emoji().vae, latent_channels=16)
     assert previews.preview(more, np.zeros((1, 8, 8, 16), np.float32)) is None

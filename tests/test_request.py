@@ -9,7 +9,7 @@ import pytest
 from helpers import tiny
 
 from ssd1b_jax import Request, RequestError
-from ssd1b_jax.config import ssd_1b
+from ssd1b_jax.presets import ssd_1b
 from ssd1b_jax.request import draw_seed
 
 CONFIG = tiny.tiny_config()

@@ -16,7 +16,7 @@ from convert.family import infer
 from convert.single_file import read_single_file, slots, weights
 from convert.to_model import convert
 from convert.weights import fill
-from ssd1b_jax import config as presets
+from ssd1b_jax import presets
 from ssd1b_jax.checkpoints.memory import release_pages
 from ssd1b_jax.checkpoints.model_folder import load_model
 from ssd1b_jax.checkpoints.tensor_names import table

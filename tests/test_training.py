@@ -11,7 +11,7 @@ import pytest
 from helpers import artwork as artwork_fixture
 from helpers import tiny
 
-from ssd1b_jax import config
+from ssd1b_jax import presets
 from ssd1b_jax.checkpoints import lora, model_folder
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.errors import TrainingError
@@ -145,7 +145,7 @@ def test_workers_draw_the_same_pictures(sprites, tmp_path):
 
 def test_pictures_begin_from_their_sources_at_high_noise_alone(sprites, tmp_path):
     data = shards(tmp_path, 2, sprites)
-    alphas = schedule.alphas_cumprod(config.ssd_1b().schedule)
+    alphas = schedule.alphas_cumprod(presets.ssd_1b().schedule)
     sigmas = np.sqrt(1 / alphas - 1)
     chosen = np.arange(80)
     levels = np.linspace(0, 1, 80, endpoint=False)

@@ -11,10 +11,9 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from ssd1b_jax.arguments import Parser
+from ssd1b_jax.arguments import Parser, run
 from ssd1b_jax.bench.contenders import Measured, agreement, take_turns
 from ssd1b_jax.bench.task import MODELS, Task
-from ssd1b_jax.errors import ContenderError
 
 PARTS = {
     "unet": "one call on the guidance pair, as each step makes it",
@@ -48,7 +47,12 @@ COLUMNS = ("who", "median s", "spread s", "ratio", "CPU s", "peak GB", "TFLOP", 
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = _parse(argv)
+    """Run one command line, by default the process's own, and return its exit code."""
+    return run(lambda: _measure(_parse(argv)))
+
+
+def _measure(options: argparse.Namespace) -> None:
+    """Time the parts that `options` ask for, and print a table of each."""
     peak = matmul_peak()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"float32 matrix product of 2048: {peak / 1e9:.0f} GFLOP/s; {_versions()}")
@@ -56,28 +60,19 @@ def main(argv: list[str] | None = None) -> int:
         print("other work is going on, or was a minute ago: what follows depends on it", file=sys.stderr)
     if options.peer and not find_spec("torch"):
         print("PyTorch is not installed, so ours is alone: pip install '.[reference]'", file=sys.stderr)
-    try:
-        for part in options.parts or PARTS:
-            if options.model != "emoji" and part in EMBEDDED_ONLY:
-                if options.parts:
-                    raise ContenderError(f"{part} can be measured with --model emoji only, got {options.model}")
-                continue
-            task = Task(
-                part=part, model=options.model, size=options.size, steps=options.steps, strength=options.strength,
-                width=options.width, devices=options.devices,
-            )  # fmt: skip
-            measured = take_turns(_contenders(part, options.peer), task, options.reps, warm=part not in FRESH)
-            print(f"\n{part}, {task.model} at {task.size}: {PARTS[part]}\n")
-            print(table(measured, peak))
-            if part == "start":
-                ours, loading = measured[:2]
-                started = ours.median - ours.notes["second_s"]
-                print(f"ours, ready but for the picture: {started:.2f} s, {started / loading.median:.2f} of load alone")
-            sys.stdout.flush()
-    except ContenderError as error:
-        print(f"ssd1b_jax.bench: {error}", file=sys.stderr)
-        return 1
-    return 0
+    for part in options.parts or (part for part in PARTS if options.model == "emoji" or part not in EMBEDDED_ONLY):
+        task = Task(
+            part=part, model=options.model, size=options.size, steps=options.steps, strength=options.strength,
+            width=options.width, devices=options.devices,
+        )  # fmt: skip
+        measured = take_turns(_contenders(part, options.peer), task, options.reps, warm=part not in FRESH)
+        print(f"\n{part}, {task.model} at {task.size}: {PARTS[part]}\n")
+        print(table(measured, peak))
+        if part == "start":
+            ours, loading = measured[:2]
+            started = ours.median - ours.notes["second_s"]
+            print(f"ours, ready but for the picture: {started:.2f} s, {started / loading.median:.2f} of load alone")
+        sys.stdout.flush()
 
 
 def _contenders(part: str, peers: bool) -> list[str]:
@@ -112,6 +107,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
         parser.error(f"parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
+    embedded_only = [part for part in options.parts if part in EMBEDDED_ONLY]
+    if options.model != "emoji" and embedded_only:
+        parser.error(f"{', '.join(embedded_only)} can be measured with --model emoji only, got {options.model}")
     for name in ("reps", "width", "devices"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")

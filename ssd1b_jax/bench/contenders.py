@@ -12,9 +12,10 @@ from importlib import import_module
 import numpy as np
 
 from ssd1b_jax.bench.task import Task
-from ssd1b_jax.errors import ContenderError
+from ssd1b_jax.errors import DEVICE, ContenderError, Error
 
 TIMEOUT = 3600  # seconds that one run may take, setting up included
+BUG = 1  # the exit code of a process that an exception ended
 
 
 @dataclass
@@ -138,6 +139,8 @@ def _answer(process, connection):
         answer = connection.recv()
     except EOFError:
         process.join()
+        if process.exitcode == BUG:
+            raise ContenderError("a contender has a bug: its traceback stands above", DEVICE) from None
         raise ContenderError(f"a contender died with exit code {process.exitcode}: is there memory enough?") from None
     if isinstance(answer, ContenderError):
         raise answer
@@ -160,8 +163,8 @@ def _serve(connection, name: str, task: Task) -> None:
         peak = _peak()
         output = None if prepared.output is None else np.asarray(prepared.output())
         connection.send((peak, prepared.flops, prepared.notes(), output))
-    except Exception as error:
-        connection.send(ContenderError(f"{name}, {task.part}: {type(error).__name__}: {error}"))
+    except Error as error:
+        connection.send(ContenderError(f"{name}, {task.part}: {error.sentence}"))
 
 
 def _once(connection, name: str, task: Task) -> None:
@@ -170,8 +173,8 @@ def _once(connection, name: str, task: Task) -> None:
         prepared.run()
         connection.send((time.process_time(), _peak()))
         connection.send(prepared.notes())
-    except Exception as error:
-        connection.send(ContenderError(f"{name}, {task.part}: {type(error).__name__}: {error}"))
+    except Error as error:
+        connection.send(ContenderError(f"{name}, {task.part}: {error.sentence}"))
 
 
 def _peak() -> float:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd1b_jax import config, images
+from ssd1b_jax import images, presets
 from ssd1b_jax.config import ModelConfig
 
-MODELS = {"emoji": config.emoji, "ssd_1b": config.ssd_1b}
+MODELS = {"emoji": presets.emoji, "ssd_1b": presets.ssd_1b}
 GUIDED = 2  # the negative and the positive prompt
 PICTURES, TOGETHER = 64, 16  # in all, and at a time: PyTorch is twice as fast with 16 as with 4, and no faster with 64
 MIXED = {4: 16, 12: 26, 24: 16, 50: 6}  # pictures by steps

@@ -105,11 +105,11 @@ class Adapters:
 def place(lora: LoRA, params: dict) -> LoRA:
     """The LoRA with its factors where the model's weights are, in the dtypes of its file."""
     factors = {}
-    for part, held in lora.factors.items():
+    for part, of_part in lora.factors.items():
         sharding = jax.tree.leaves(params[part])[0].sharding
         factors[part] = {
             path: factor._replace(down=jax.device_put(factor.down, sharding), up=jax.device_put(factor.up, sharding))
-            for path, factor in held.items()
+            for path, factor in of_part.items()
         }
     return LoRA(sha256=lora.sha256, factors=factors)
 

@@ -19,13 +19,13 @@ def ahead(items: Generator[Item, None, None], depth: int) -> Iterator[Item]:
     An exception arrives in its turn. Closing this iterator lets the generator finish the item it is
     at, closes it, and waits for that.
     """
-    made: queue.Queue = queue.Queue(depth)
+    ready: queue.Queue = queue.Queue(depth)
     unwanted, ended = threading.Event(), threading.Event()
 
     def offer(item) -> bool:
         while not unwanted.is_set():
             try:
-                made.put(item, timeout=_PATIENCE)
+                ready.put(item, timeout=_PATIENCE)
                 return True
             except queue.Full:
                 pass
@@ -54,7 +54,7 @@ def ahead(items: Generator[Item, None, None], depth: int) -> Iterator[Item]:
     atexit.register(stop)  # a thread still in XLA when Python ends would abort it
     try:
         while True:
-            item, error = made.get()
+            item, error = ready.get()
             if error is not None:
                 raise error
             if item is _END:
@@ -66,7 +66,7 @@ def ahead(items: Generator[Item, None, None], depth: int) -> Iterator[Item]:
 
 
 @contextmanager
-def beside(steps: Iterator) -> Iterator[None]:
+def in_background(steps: Iterator) -> Iterator[None]:
     """Go through `steps` in a thread of its own while the block runs, and wait for the last of them at its end.
 
     What they raise is raised there. If the block fails, no step follows the one that is under way.

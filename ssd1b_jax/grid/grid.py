@@ -20,7 +20,6 @@ MAX_VALUES = 100
 ALWAYS = ("strength", "num_inference_steps", "guidance_scale", "seed", "scheduler")
 LORA = "lora:"  # and a name: the scale of one LoRA
 _ROWS = {row.name: row for row in settings.of("request")}
-_SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +86,9 @@ def _value(text: str, kind: type) -> Any:
     if kind is str:
         return text
     if kind is bool:
-        if text.strip().lower() not in _SWITCH:
+        if text.strip().lower() not in settings.SWITCHES:
             raise ValueError(f"true or false is needed, got {text!r}")
-        return _SWITCH[text.strip().lower()]
+        return settings.SWITCHES[text.strip().lower()]
     if kind is tuple:
         return tuple(_number(part) for part in text.split())
     return _number(text)

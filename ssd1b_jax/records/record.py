@@ -82,9 +82,9 @@ def describe(
     of each LoRA's file.
     """
     fields = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
-    settled = settings.plain(fields | sources)
+    values = settings.plain(fields | sources)
     used = {name: {**file, "name": Path(file["name"]).name} for name, file in (loras or {}).items()}
-    return dict(format=FORMAT, request=settled, steps_run=steps_run, loras=used, **maker)
+    return dict(format=FORMAT, request=values, steps_run=steps_run, loras=used, **maker)
 
 
 def with_pixels(record: Mapping[str, Any], pixels: images.Pixels) -> Record:

@@ -34,9 +34,9 @@ def fetched(items: Iterable[Item]) -> Iterator[tuple[Item, Error | None]]:
         for item in items:
             waiting.append((item, pool.submit(_fetch, item) if remote(item.request) else None))
             while waiting and (waiting[0][1] is None or len(waiting) > AHEAD):
-                yield _settled(*waiting.popleft())
+                yield _outcome(*waiting.popleft())
         while waiting:
-            yield _settled(*waiting.popleft())
+            yield _outcome(*waiting.popleft())
 
 
 def _fetch(item: Item) -> Item:
@@ -44,7 +44,7 @@ def _fetch(item: Item) -> Item:
     return dataclasses.replace(item, request=dataclasses.replace(item.request, **pictures))
 
 
-def _settled(item: Item, future: Future | None) -> tuple[Item, Error | None]:
+def _outcome(item: Item, future: Future | None) -> tuple[Item, Error | None]:
     if future is None:
         return item, None
     try:

@@ -28,6 +28,5 @@ def start(stream: TextIO) -> None:
     """Log to a stream: answers and the like of this package, and warnings of all others."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Lines())
-    logging.disable(logging.NOTSET)
     logging.getLogger().addHandler(handler)
     logging.getLogger(PACKAGE).setLevel(logging.INFO)

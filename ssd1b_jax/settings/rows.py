@@ -3,6 +3,7 @@
 from types import MappingProxyType
 
 from ssd1b_jax import images
+from ssd1b_jax.settings.conditioning import CONDITIONING_ROWS
 from ssd1b_jax.settings.kinds import PICTURE, Choice, Number, Pair, Picture, Sampler, Scales, Switch, Text
 from ssd1b_jax.settings.setting import Setting
 from ssd1b_jax.settings.types import NOISES, SPACINGS
@@ -13,8 +14,6 @@ MAX_SCALE = 10.0  # of a LoRA
 
 _SEED = Number(python=int, low=0, high=2**64 - 1, allowed="a whole number from 0 to 2**64 - 1")
 _SIDE = Number(python=int, low=1, high=MAX_SIDE, allowed=f"a whole number up to {MAX_SIDE}")
-_LENGTH = Number(python=int, low=1, high=2**16, allowed=f"whole numbers from 1 to {2**16}")
-_OFFSET = Number(python=int, low=0, high=2**16, allowed=f"whole numbers from 0 to {2**16}")
 _FRACTION = Number(python=float, low=0.0, high=1.0, allowed="in [0, 1]")
 _TEXT_OR_NONE = Text(allowed="text or None")
 
@@ -264,47 +263,5 @@ REQUEST_ROWS = (
         api=dict(a1111="inpainting_mask_invert"),
         also=("invert_mask",),
     ),
-    *(
-        Setting(
-            name=f"{negative}{name}",
-            kind=Pair(number=number),
-            words=words,
-            group="conditioning",
-            default=None if negative else default,
-            absent=name if negative else absent,
-            option=f"{negative}{option}".replace("_", "-"),
-            metavar=metavar,
-            api={"diffusers": f"{negative}{name}"},
-        )
-        for negative in ("", "negative_")
-        for name, number, words, default, absent, option, metavar in (
-            (
-                "original_size",
-                _LENGTH,
-                "the size before cropping that the model is conditioned on",
-                None,
-                "height and width",
-                "original_size",
-                ("HEIGHT", "WIDTH"),
-            ),
-            (
-                "target_size",
-                _LENGTH,
-                "the size after cropping that the model is conditioned on",
-                None,
-                "height and width",
-                "target_size",
-                ("HEIGHT", "WIDTH"),
-            ),
-            (
-                "crops_coords_top_left",
-                _OFFSET,
-                "the crop that the model is conditioned on",
-                (0, 0),
-                "",
-                "crop",
-                ("TOP", "LEFT"),
-            ),
-        )
-    ),
+    *CONDITIONING_ROWS,
 )

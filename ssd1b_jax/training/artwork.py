@@ -95,11 +95,11 @@ class Artwork:
         """CLDR short name: CLDR's English keywords, in lower case."""
         file = self.folder / "keywords" / "package" / "annotations" / "en" / "annotations.json"
         table = _json(file)["annotations"]["annotations"]
-        found = {}
+        keywords = {}
         for name, characters in self.emoji.items():
             entry = table.get(characters) or table.get(characters.replace("\ufe0f", ""), {})
-            found[name] = [word.lower() for word in entry.get("default", [])]
-        return found
+            keywords[name] = [word.lower() for word in entry.get("default", [])]
+        return keywords
 
     def bodies(self, style: str) -> dict[str, tuple[str, float]]:
         """CLDR short name: SVG content, and the width of its square canvas."""
@@ -107,16 +107,16 @@ class Artwork:
         icons = _json(package / "icons.json")
         # The glossy set has no code points of its own, and the names of the flat set.
         by_code_points = _json((package if style != "glossy" else self.folder / "flat" / "package") / "chars.json")
-        found = {}
+        drawings = {}
         for name, characters in self.emoji.items():
             code_points = "-".join(f"{ord(char):x}" for char in characters if char != "\ufe0f")
             icon = icons["icons"].get(by_code_points.get(code_points))
             if icon:
-                found[name] = icon["body"], float(icons.get("width", 16))
-        missing = [name for name in THINGS if name not in found]
+                drawings[name] = icon["body"], float(icons.get("width", 16))
+        missing = [name for name in THINGS if name not in drawings]
         if missing:
             raise TrainingError(f"the {style} drawings lack {', '.join(missing)}")
-        return found
+        return drawings
 
 
 def _json(path: Path):

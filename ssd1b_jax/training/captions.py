@@ -62,38 +62,38 @@ class Writer:
 
     def _whole(self, rng, scene: Scene) -> Caption:
         noun, many = self._noun(rng, scene.thing)
-        said = dict(thing=True)
+        mentions = dict(thing=True)
         if scene.color >= 0:
-            said["color"] = rng.random() < 0.92
+            mentions["color"] = rng.random() < 0.92
         elif self.natural[scene.thing] >= 0:
-            said["color"] = rng.random() < 0.15
-        if said.get("color"):
+            mentions["color"] = rng.random() < 0.15
+        if mentions.get("color"):
             color = scene.color if scene.color >= 0 else self.natural[scene.thing]
             noun = f"{_color_word(rng, color)} {noun}"
         size = "small" if scene.scale < SMALL else "large" if scene.scale > LARGE else None
         if size and rng.random() < (0.7 if size == "small" else 0.4):
             noun = f"{_pick(rng, ('small', 'tiny', 'little') if size == 'small' else ('large', 'big', 'huge'))} {noun}"
-        said["style"] = rng.random() >= UNSAID[scene.style]
+        mentions["style"] = rng.random() >= UNSAID[scene.style]
         nouns, adjectives = STYLES[STYLE_NAMES[scene.style]]
         tail = []
         how = rng.random()
-        if said["style"] and adjectives and how < 0.35 and scene.style != CRUDE_STYLE:
+        if mentions["style"] and adjectives and how < 0.35 and scene.style != CRUDE_STYLE:
             noun = f"{_pick(rng, adjectives)} {noun}"
         phrase = noun if many or rng.random() < 0.25 else with_article(noun)
-        if said["style"] and (not adjectives or how >= 0.35 or scene.style == CRUDE_STYLE):
+        if mentions["style"] and (not adjectives or how >= 0.35 or scene.style == CRUDE_STYLE):
             style = _pick(rng, nouns)
             if how < 0.75:
                 phrase = f"{with_article(style)} of {phrase}"
             else:
                 tail.append(style)
-        elif not said["style"] and rng.random() < 0.1:
+        elif not mentions["style"] and rng.random() < 0.1:
             phrase = f"{_pick(rng, ('a picture', 'an emoji', 'an image', 'an icon'))} of {phrase}"
         where = place(scene)
         if where and rng.random() < 0.75:
-            said["place"] = True
+            mentions["place"] = True
             phrase = f"{phrase} {_where(rng, where)}" if rng.random() < 0.7 else f"{phrase}, {where}"
-        said["background"] = rng.random() < 0.82
-        if said["background"]:
+        mentions["background"] = rng.random() < 0.82
+        if mentions["background"]:
             background = _color_word(rng, scene.background)
             if rng.random() < 0.75:
                 phrase += f" on {with_article(background)} background"
@@ -102,13 +102,13 @@ class Writer:
             else:
                 phrase += f" on {background}"
         if scene.quality >= 0 and rng.random() < 0.95:
-            said["quality"] = True
+            mentions["quality"] = True
             tail += self._qualities(rng, scene)
         elif scene.quality < 0 and rng.random() < 0.06:
             tail.append(_pick(rng, GOOD))
         if rng.random() < 0.06:
             tail.append(" ".join(_pick(rng, FILLERS) for _ in range(rng.integers(1, 3))))
-        return Caption(", ".join([phrase, *tail]), **said)
+        return Caption(", ".join([phrase, *tail]), **mentions)
 
     def _noun(self, rng, thing: int) -> tuple[str, bool]:
         """A word for a thing, and whether it takes no article."""

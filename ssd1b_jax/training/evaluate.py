@@ -86,8 +86,8 @@ class Trial:
     def unseen(self, thing: int) -> int:
         return next(color for color in range(len(COLORS)) if is_held_out(thing, color))
 
-    def identity(self, made: list[Pixels], things, name: str) -> dict[str, float]:
-        ranks = [list(self.judge.things(pixels)).index(thing) for pixels, thing in zip(made, things, strict=True)]
+    def identity(self, outputs: list[Pixels], things, name: str) -> dict[str, float]:
+        ranks = [list(self.judge.things(pixels)).index(thing) for pixels, thing in zip(outputs, things, strict=True)]
         return {f"{name}: first": np.mean(np.equal(ranks, 0)), f"{name}: first five": np.mean(np.less(ranks, 5))}
 
 
@@ -119,9 +119,9 @@ def prompts(trial: Trial) -> dict[str, float]:
     """Things on backgrounds that training showed them on, and on those that it didn't."""
     figures = {}
     for name, choose in (("seen pairs", trial.seen), ("held-out pairs", trial.unseen)):
-        made = trial.from_noise(prompt(thing, choose(thing)) for thing in trial.chosen)
-        figures |= trial.identity(made, trial.chosen, name)
-        right = [trial.judge.background(x) == choose(t) for x, t in zip(made, trial.chosen, strict=True)]
+        outputs = trial.from_noise(prompt(thing, choose(thing)) for thing in trial.chosen)
+        figures |= trial.identity(outputs, trial.chosen, name)
+        right = [trial.judge.background(x) == choose(t) for x, t in zip(outputs, trial.chosen, strict=True)]
         figures[f"{name}: background"] = np.mean(right)
     return figures
 
@@ -138,10 +138,10 @@ def colors(trial: Trial) -> dict[str, float]:
             CENTRED._replace(thing=t, color=c, background=(c + 5) % len(COLORS))
             for t, c in zip(trial.chosen, wanted, strict=True)
         ]
-        made = trial.from_noise(captions.plain(scene) for scene in scenes)
-        right = [trial.judge.color(x, s.thing) == s.color for x, s in zip(made, scenes, strict=True)]
+        outputs = trial.from_noise(captions.plain(scene) for scene in scenes)
+        right = [trial.judge.color(x, s.thing) == s.color for x, s in zip(outputs, scenes, strict=True)]
         figures[f"{name}: color"] = np.mean(right)
-        first = [trial.judge.things(x, s.color)[0] == s.thing for x, s in zip(made, scenes, strict=True)]
+        first = [trial.judge.things(x, s.color)[0] == s.thing for x, s in zip(outputs, scenes, strict=True)]
         figures[f"{name}: first"] = np.mean(first)
     return figures
 
@@ -151,9 +151,9 @@ def styles(trial: Trial) -> dict[str, float]:
     figures = {}
     for style, name in enumerate(STYLE_NAMES[:4]):
         scenes = [CENTRED._replace(thing=t, style=style, background=trial.seen(t)) for t in trial.chosen]
-        made = trial.from_noise(captions.plain(scene) for scene in scenes)
+        outputs = trial.from_noise(captions.plain(scene) for scene in scenes)
         figures[f"style {name}"] = np.mean(
-            [trial.judge.style(x, s.thing) == style for x, s in zip(made, scenes, strict=True)]
+            [trial.judge.style(x, s.thing) == style for x, s in zip(outputs, scenes, strict=True)]
         )
     return figures
 
@@ -185,16 +185,16 @@ def strengths(trial: Trial) -> dict[str, float]:
             inputs.append(pictures.draw(trial.sprites, scene, trial.model.config.defaults.width))
         for strength in STRENGTHS:
             wanted = [trial.seen(t) for t in targets]
-            made = trial.make(
+            outputs = trial.make(
                 dict(image=image, prompt=prompt(t, color), strength=strength, seed=t)
                 for image, t, color in zip(inputs, targets, wanted, strict=True)
             )
-            nearest = [trial.judge.things(pixels)[0] for pixels in made]
+            nearest = [trial.judge.things(pixels)[0] for pixels in outputs]
             name = f"{kind}, strength {strength}"
             figures[f"{name}: still the input"] = np.mean(np.equal(nearest, trial.chosen))
             figures[f"{name}: is the prompt"] = np.mean(np.equal(nearest, targets))
-            figures[f"{name}: background"] = np.mean(np.equal([trial.judge.background(x) for x in made], wanted))
-            figures[f"{name}: distance"] = np.mean([distance(a, b) for a, b in zip(made, inputs, strict=True)])
+            figures[f"{name}: background"] = np.mean(np.equal([trial.judge.background(x) for x in outputs], wanted))
+            figures[f"{name}: distance"] = np.mean([distance(a, b) for a, b in zip(outputs, inputs, strict=True)])
     return figures
 
 
@@ -204,13 +204,13 @@ def negatives(trial: Trial) -> dict[str, float]:
     for quality in QUALITY_NAMES:
         texts = [f"{prompt(t, trial.seen(t))}, {quality}" for t in trial.chosen]
         for name, negative in (("", None), (", negative prompt", quality)):
-            made = trial.from_noise(texts, negative_prompt=negative)
-            figures[f"{quality}{name}"] = np.mean([degree(pixels, quality) for pixels in made])
+            outputs = trial.from_noise(texts, negative_prompt=negative)
+            figures[f"{quality}{name}"] = np.mean([degree(pixels, quality) for pixels in outputs])
     for color in ("blue", "yellow"):
         texts = [with_article(NAMES[t]) for t in trial.chosen]
         for name, negative in (("", None), (", negative prompt", f"{with_article(color)} background")):
-            made = trial.from_noise(texts, negative_prompt=negative)
-            share = np.mean([COLORS[trial.judge.background(pixels)] == color for pixels in made])
+            outputs = trial.from_noise(texts, negative_prompt=negative)
+            share = np.mean([COLORS[trial.judge.background(pixels)] == color for pixels in outputs])
             figures[f"{color} backgrounds{name}"] = share
     return figures
 
@@ -220,12 +220,13 @@ def settings(trial: Trial) -> dict[str, float]:
     figures = {}
     texts = [prompt(t, trial.seen(t)) for t in trial.chosen]
     for scale in GUIDANCES:
-        made = trial.from_noise(texts, guidance_scale=scale)
-        figures[f"guidance {scale:g}: first"] = trial.identity(made, trial.chosen, "")[": first"]
+        outputs = trial.from_noise(texts, guidance_scale=scale)
+        figures[f"guidance {scale:g}: first"] = trial.identity(outputs, trial.chosen, "")[": first"]
     most = trial.from_noise(texts, num_inference_steps=60)
     for steps in STEPS:
-        made = trial.from_noise(texts, num_inference_steps=steps)
-        figures[f"{steps} steps: distance to 60"] = np.mean([distance(a, b) for a, b in zip(made, most, strict=True)])
+        outputs = trial.from_noise(texts, num_inference_steps=steps)
+        distances = [distance(a, b) for a, b in zip(outputs, most, strict=True)]
+        figures[f"{steps} steps: distance to 60"] = np.mean(distances)
     others = trial.from_noise(texts, seed=1000)
     figures["distance of two seeds"] = np.mean([distance(a, b) for a, b in zip(most, others, strict=True)])
     return figures

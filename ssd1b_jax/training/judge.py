@@ -148,9 +148,9 @@ def degree(pixels: Pixels, quality: str) -> float:
 
 def _blocks(values) -> float:
     """How many of the places with a step have none beside them, as blocks have: 1 where it is half of them."""
-    found = []
+    shares = []
     for axis in (0, 1):
         steps = np.abs(np.diff(values, axis=axis)).mean((1 - axis, 2))
         lone = np.minimum(steps[1:-1] - steps[:-2], steps[1:-1] - steps[2:])
-        found.append((lone > 1.5).mean())
-    return float(np.mean(found) / 0.15)
+        shares.append((lone > 1.5).mean())
+    return float(np.mean(shares) / 0.15)

@@ -142,8 +142,8 @@ def train(
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    found = (folder / "checkpoints").glob("*")
-    return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name))
+    folders = (folder / "checkpoints").glob("*")
+    return sorted((path for path in folders if path.name.isdigit()), key=lambda path: int(path.name))
 
 
 def _resume(folder: Path, initial: Callable):

@@ -178,15 +178,15 @@ def dominant(sprite: Layer) -> Float[np.ndarray, "3"]:
 
 def natural_colors(sprites: Sprites) -> list[int]:
     """For each thing the named color that most of its flat drawing has; -1 where none prevails."""
-    found = []
+    indices = []
     for thing in range(len(THINGS)):
         pixels = sprites.thing(thing, 0).astype(np.float32)
         common = dominant(pixels)
         distances = np.linalg.norm(RGB - common, axis=-1)
         drawn = pixels[pixels[..., 3] > 200][:, :3]
         share = (np.linalg.norm(drawn - common, axis=-1) < 60).mean()
-        found.append(int(distances.argmin()) if share > 0.45 and distances.min() < 90 else -1)
-    return found
+        indices.append(int(distances.argmin()) if share > 0.45 and distances.min() < 90 else -1)
+    return indices
 
 
 def placed(sprite: Sprite, *, width: int, scale: float, x: float, y: float, degrees: float, mirror: bool) -> Layer:

@@ -31,19 +31,19 @@ WISHES = {
 def draw_all(trial, target: Path) -> None:
     """Write `doodles.png` and `contact-sheet.png`."""
     images.save(images.upscale(sheet(wishes(trial), columns=4), 2), target / "doodles.png")
-    made = trial.from_noise(prompt(thing, thing % len(COLORS)) for thing in range(len(THINGS)))
-    images.save(sheet(made, columns=20), target / "contact-sheet.png")
+    outputs = trial.from_noise(prompt(thing, thing % len(COLORS)) for thing in range(len(THINGS)))
+    images.save(sheet(outputs, columns=20), target / "contact-sheet.png")
 
 
 def wishes(trial, strength: float = 0.8, seed: int = 7) -> list[Pixels]:
     """A row for each doodle: itself at the model's size, then what its three prompts make of it."""
     height, width, _ = trial.grey.shape
-    made = []
+    outputs = []
     for name, texts in WISHES.items():
         pixels = doodles.draw(name)
-        made.append(images.resize(pixels, width, height))
-        made += trial.make(dict(image=pixels, prompt=text, strength=strength, seed=seed) for text in texts)
-    return made
+        outputs.append(images.resize(pixels, width, height))
+        outputs += trial.make(dict(image=pixels, prompt=text, strength=strength, seed=seed) for text in texts)
+    return outputs
 
 
 def sheet(pictures: list[Pixels], columns: int, gap: int = 2) -> Pixels:

@@ -88,16 +88,16 @@ NOT_NOUNS = frozenset(
 
 def words_of(artwork: Artwork) -> list[tuple[str, ...]]:
     """For each thing its words in lower case: the noun of THINGS first, the emoji itself last."""
-    said = {name: _keywords(artwork, name) for name in THINGS}
-    counts = Counter(word for words in said.values() for word in words)
+    keywords = {name: _keywords(artwork, name) for name in THINGS}
+    counts = Counter(word for words in keywords.values() for word in words)
     nouns = set(THINGS.values())
-    found = []
+    rows = []
     for name, noun in THINGS.items():
         own = [noun, _plain(name), *MORE.get(name, ())]
-        own += [word for word in said[name] if _means(word, noun, counts[word], nouns)]
+        own += [word for word in keywords[name] if _means(word, noun, counts[word], nouns)]
         own = list(dict.fromkeys(own))
-        found.append((*own, artwork.emoji[name].replace("\ufe0f", "")))
-    return found
+        rows.append((*own, artwork.emoji[name].replace("\ufe0f", "")))
+    return rows
 
 
 def _means(word: str, noun: str, count: int, nouns: set[str]) -> bool:
@@ -143,13 +143,13 @@ def plural(noun: str) -> str:
 def phrases(artwork: Artwork) -> list[str]:
     """All that captions are put together of."""
     words = words_of(artwork)
-    found = [word for own in words for word in own]
-    found += [plural(own[0]) for own in words]
-    found += [*COLORS, *GOOD, *(word for several in COLOR_WORDS.values() for word in several)]
-    found += [word for nouns, adjectives in STYLES.values() for word in nouns + adjectives]
-    found += [word for several in QUALITIES.values() for word in several]
-    found += "a an the of on in at picture image emoji background small tiny little large big huge".split()
-    return found + "left right top bottom corner".split()
+    every = [word for own in words for word in own]
+    every += [plural(own[0]) for own in words]
+    every += [*COLORS, *GOOD, *(word for several in COLOR_WORDS.values() for word in several)]
+    every += [word for nouns, adjectives in STYLES.values() for word in nouns + adjectives]
+    every += [word for several in QUALITIES.values() for word in several]
+    every += "a an the of on in at picture image emoji background small tiny little large big huge".split()
+    return every + "left right top bottom corner".split()
 
 
 def known_words(artwork: Artwork) -> list[str]:

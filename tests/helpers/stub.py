@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd1b_jax import Error, Result, images, records, runs
-from ssd1b_jax.config import emoji
+from ssd1b_jax.presets import emoji
 from ssd1b_jax.runs import origin
 from ssd1b_jax.runs.folder import Folder
 
