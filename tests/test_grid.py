@@ -352,3 +352,14 @@ def test_pictures_that_fail_are_blank_cells(capsys, tiny_folder, here, monkeypat
     picture = images.resize(images.load("a/seed-2.png").pixels, 256, 256, "stretch")
     beside = np.lib.stride_tricks.sliding_window_view(drawn[top : top + 258], (256, 256), axis=(0, 1))
     assert (beside[:, left + 256 : left + 270] == picture.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any()
+
+
+def test_the_footer_tells_what_all_cells_share():
+    """`fast` is other steps, another sampler and no guidance: none of them is shared by a table of it."""
+    grid = Grid(base=Request(image=None, prompt="a cat", seed=3), x=parse_axis("fast=0,1"))
+    requests = grid.requests(CONFIG)
+    assert [request.scheduler for request in requests] == ["euler", "lcm"]
+    assert grid.figure(requests, "tiny", 32).footer == "strength 1, seed 3, 32 x 32, tiny"
+    fast = Grid(base=Request(image=None, prompt="a cat", fast=True), x=parse_axis("seed=1,2"))
+    footer = fast.figure(fast.requests(CONFIG), "tiny", 32).footer
+    assert footer == "strength 1, steps 4, guidance scale 1, scheduler lcm, fast 1, 32 x 32, tiny"

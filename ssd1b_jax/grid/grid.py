@@ -193,6 +193,7 @@ class Grid:
                 "sweep fewer values, or draw them smaller"
             )
         swept = {axis.setting for axis in (self.x, self.y) if axis}
+        swept |= {name for name in ALWAYS if len({getattr(each, name) for each in requests}) > 1}  # by `fast`
         image = None if "image" in swept else request.image
         return Figure(
             title="" if "prompt" in swept else request.prompt,
@@ -208,7 +209,7 @@ class Grid:
         """The settings that all cells share: those that always matter, and those that were asked for."""
         for name, row in _ROWS.items():
             asked = getattr(self.base, name) is not row.default
-            if name in swept or name in ("image", "prompt", "width", "height") or not (asked or name in ALWAYS):
+            if name in swept or name in ("image", "prompt", "width", "height", "fast") or not (asked or name in ALWAYS):
                 continue
             if name == "loras":
                 yield from (f"{lora} {scale:g}" for lora, scale in request.loras.items() if LORA + lora not in swept)
