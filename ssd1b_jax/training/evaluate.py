@@ -87,7 +87,12 @@ class Trial:
         return next(color for color in range(len(COLORS)) if is_held_out(thing, color))
 
     def identity(self, outputs: list[Pixels], things, name: str) -> dict[str, float]:
-        ranks = [list(self.judge.things(pixels)).index(thing) for pixels, thing in zip(outputs, things, strict=True)]
+        """How often the thing that was asked for is the nearest of those that the model knows, or among five."""
+        known = set(self.among)
+        ranks = [
+            [other for other in self.judge.things(pixels).tolist() if other in known].index(thing)
+            for pixels, thing in zip(outputs, things, strict=True)
+        ]
         return {f"{name}: first": np.mean(np.equal(ranks, 0)), f"{name}: first five": np.mean(np.less(ranks, 5))}
 
 
