@@ -202,6 +202,7 @@ def test_a_larger_batch_takes_more(in_parts, tiny_folder, monkeypatch):
     assert two.temporaries > 1.5 * one.temporaries
 
 
+@pytest.mark.slow
 def test_presets_need_no_weights(monkeypatch):
     seen = []
 

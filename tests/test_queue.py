@@ -110,6 +110,7 @@ def remade(pipe: Pipeline, results: list[Result]) -> list[Result]:
     return [pipe.remake(result.request, row=result.record.get("row", 0)) for result in results]
 
 
+@pytest.mark.slow
 def test_pictures_that_share_rows_are_those_made_alone_in_the_same_row(tiny_model):
     requests = [Request(image=picture(), prompt="apple", seed=i, num_inference_steps=3 + 2 * i) for i in range(6)]
     pipe = pipeline(tiny_model, 1, 2)
