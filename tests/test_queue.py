@@ -135,7 +135,7 @@ def test_200_pictures_are_those_made_alone(tiny_model, tmp_path, width):
         dataclasses.replace(request, noise="jax", guidance_scale=max(request.guidance_scale, 2.0))  # few programs
         for request in random_requests(200, 7, loras=("style",))
     ]
-    pipes = [pipeline(tiny_model, devices, width) for devices in (1, 2, 4)]
+    pipes = [pipeline(tiny_model, devices, width) for devices in (1, 4)]
     for pipe in pipes:
         pipe.load_lora(tmp_path / "style.safetensors")
     alone: dict[tuple[int, int], Result] = {}

@@ -33,7 +33,7 @@ TITLES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Program:
+class PlannedProgram:
     """One of the pipeline's programs on one device.
 
     `weights` are the bytes of the whole model's; `idle` those of weights that the program has no use
@@ -66,7 +66,7 @@ class Program:
 class Plan:
     """The programs that make `per_device` pictures at a time on every device. `chip` is None for one unknown to us."""
 
-    programs: tuple[Program, ...]
+    programs: tuple[PlannedProgram, ...]
     devices: int
     device_kind: str
     chip: Chip | None
@@ -108,7 +108,7 @@ def make(
         cost, parts = (_quick if quick else _whole)(stage, devices.devices[0], say)
         batches = _bytes(stage.per_device[1:])
         idle = weights + batches - cost.arguments  # what a program doesn't use is no argument of it
-        programs.append(Program(title=TITLES[name], cost=cost, weights=weights, idle=max(idle, 0), blocks=parts))
+        programs.append(PlannedProgram(title=TITLES[name], cost=cost, weights=weights, idle=max(idle, 0), blocks=parts))
     kind = devices.devices[0].device_kind
     about = dict(per_device=per_device, width=width, height=height, dtype=dtype, quick=quick)
     return Plan(programs=tuple(programs), devices=len(devices.devices), device_kind=kind, chip=CHIPS.get(kind), **about)
