@@ -16,7 +16,7 @@ from ssd1b_jax import NonFiniteError, Pipeline, Request, RequestError
 from ssd1b_jax.engine import programs
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
 from ssd1b_jax.engine.devices import Devices
-from ssd1b_jax.request import as_requests
+from ssd1b_jax.request_list import as_requests
 
 CACHE_SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 COLLECTIVES = r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
