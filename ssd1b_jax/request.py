@@ -14,6 +14,7 @@ from ssd1b_jax.errors import RequestError
 from ssd1b_jax.images import Source, sources
 from ssd1b_jax.prompts import parse
 from ssd1b_jax.samplers import Table, build
+from ssd1b_jax.settings import default
 from ssd1b_jax.settings.types import Noise, Pair, ResizeMode, Size, Spacing, unchecked
 
 MAX_AREA = 4  # times the model's own; beyond, attention needs more memory than there is
@@ -21,10 +22,9 @@ PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 PICTURES = ("image", "mask")
 SEEDS = ("seed", "variation_seed")
 DRAWN = -1  # as a seed, what None is: other programs write it so
-FAST = "fast"  # the name of a model's few-step LoRA, the sampler and the steps that it is distilled for
-FAST_SCHEDULER, FAST_STEPS = "lcm", 4
+# A model's few-step LoRA by its name, and the sampler and the steps that it is distilled for.
+FAST, FAST_SCHEDULER, FAST_STEPS = "fast", "lcm", 4
 TORCH_SEED = 2**32 - 1  # the bits of a seed that torch reads
-SHORT = 80  # characters of a text that `repr` shows
 _SIZES = ("original_size", "crops_coords_top_left", "target_size")
 _NEEDS_GUIDANCE = (
     "negative_prompt",
@@ -78,37 +78,37 @@ class Request:
 
     image: Source | None
     prompt: str
-    negative_prompt: str | None = settings.default("negative_prompt")
-    prompt_2: str | None = settings.default("prompt_2")
-    negative_prompt_2: str | None = settings.default("negative_prompt_2")
-    prompt_weights: bool = settings.default("prompt_weights")
-    clip_skip: int = settings.default("clip_skip")
-    strength: float | None = settings.default("strength")
-    num_inference_steps: int | None = settings.default("num_inference_steps")
-    exact_steps: bool = settings.default("exact_steps")
-    scheduler: str = settings.default("scheduler")
-    fast: bool = settings.default("fast")
-    timestep_spacing: Spacing | None = settings.default("timestep_spacing")
-    guidance_scale: float | None = settings.default("guidance_scale")
-    guidance_rescale: float = settings.default("guidance_rescale")
-    guidance_interval: Pair = settings.default("guidance_interval")
-    seed: int | None = settings.default("seed")
-    noise: Noise = settings.default("noise")
-    variation_seed: int | None = settings.default("variation_seed")
-    variation_strength: float = settings.default("variation_strength")
-    mask: Source | None = settings.default("mask")
-    mask_blur: int = settings.default("mask_blur")
-    mask_invert: bool = settings.default("mask_invert")
-    loras: Mapping[str, float] = field(default_factory=lambda: dict(settings.default("loras")))
-    width: int | None = settings.default("width")
-    height: int | None = settings.default("height")
-    resize_mode: ResizeMode = settings.default("resize_mode")
-    original_size: Size | None = settings.default("original_size")
-    crops_coords_top_left: Size = settings.default("crops_coords_top_left")
-    target_size: Size | None = settings.default("target_size")
-    negative_original_size: Size | None = settings.default("negative_original_size")
-    negative_crops_coords_top_left: Size | None = settings.default("negative_crops_coords_top_left")
-    negative_target_size: Size | None = settings.default("negative_target_size")
+    negative_prompt: str | None = default("negative_prompt")
+    prompt_2: str | None = default("prompt_2")
+    negative_prompt_2: str | None = default("negative_prompt_2")
+    prompt_weights: bool = default("prompt_weights")
+    clip_skip: int = default("clip_skip")
+    strength: float | None = default("strength")
+    num_inference_steps: int | None = default("num_inference_steps")
+    exact_steps: bool = default("exact_steps")
+    scheduler: str = default("scheduler")
+    fast: bool = default("fast")
+    timestep_spacing: Spacing | None = default("timestep_spacing")
+    guidance_scale: float | None = default("guidance_scale")
+    guidance_rescale: float = default("guidance_rescale")
+    guidance_interval: Pair = default("guidance_interval")
+    seed: int | None = default("seed")
+    noise: Noise = default("noise")
+    variation_seed: int | None = default("variation_seed")
+    variation_strength: float = default("variation_strength")
+    mask: Source | None = default("mask")
+    mask_blur: int = default("mask_blur")
+    mask_invert: bool = default("mask_invert")
+    loras: Mapping[str, float] = field(default_factory=lambda: dict(default("loras")))
+    width: int | None = default("width")
+    height: int | None = default("height")
+    resize_mode: ResizeMode = default("resize_mode")
+    original_size: Size | None = default("original_size")
+    crops_coords_top_left: Size = default("crops_coords_top_left")
+    target_size: Size | None = default("target_size")
+    negative_original_size: Size | None = default("negative_original_size")
+    negative_crops_coords_top_left: Size | None = default("negative_crops_coords_top_left")
+    negative_target_size: Size | None = default("negative_target_size")
 
     def __post_init__(self):
         for name in PICTURES:
@@ -134,7 +134,7 @@ class Request:
         shown = {
             name: sources.show(value) if name in PICTURES else _short(value)
             for name, value in values
-            if (value is not None if name in PICTURES else name == "prompt" or value != settings.default(name))
+            if (value is not None if name in PICTURES else name == "prompt" or value != default(name))
         }
         return f"Request({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
@@ -192,7 +192,7 @@ class Request:
 
     def _in_few_steps(self) -> "Request":
         """The settings of latent consistency (Luo et al., 2310.04378), where nothing else was asked for."""
-        if self.scheduler not in (settings.default("scheduler"), FAST_SCHEDULER):
+        if self.scheduler not in (default("scheduler"), FAST_SCHEDULER):
             raise RequestError(f"scheduler must be {FAST_SCHEDULER} with fast, got {self.scheduler!r}: leave one out")
         return dataclasses.replace(
             self,
@@ -236,7 +236,7 @@ class Request:
         value = getattr(self, name)
         if name.removeprefix("negative_") in _SIZES:
             return value != getattr(self, name.removeprefix("negative_"))
-        return bool(value) and value != settings.default(name)
+        return bool(value) and value != default(name)
 
     def _check_size(self, config: ModelConfig) -> None:
         multiple = config.size_multiple
@@ -278,7 +278,7 @@ class Request:
 
 
 def _short(value: Any) -> str:
-    return f"{value[:SHORT]!r}…" if isinstance(value, str) and len(value) > SHORT else repr(value)
+    return f"{value[:80]!r}…" if isinstance(value, str) and len(value) > 80 else repr(value)
 
 
 def draw_seed() -> int:
