@@ -345,11 +345,13 @@ def test_the_demo_needs_nothing_and_replaces_nothing(here):
 def test_convert_is_ours_where_the_folder_has_another(here, tiny_folder):
     """A user's convert.py in the working folder hides the package from `python -m convert`, not from `ssd1b`."""
     (here / "convert.py").write_text("raise SystemExit('not this one')")
-    command = [sys.executable, "-m", "ssd1b_jax", "convert", "--to-diffusers", str(tiny_folder), "target"]
+    command = [sys.executable, "-m", "ssd1b_jax", "convert", "--to-diffusers", str(tiny_folder), "target", "--json"]
     told = subprocess.run(command, capture_output=True, text=True)
     assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout.startswith("target: a model of the SDXL family, ")
     assert (here / "target" / "unet" / "config.json").exists()
+    size = sum(path.stat().st_size for path in (here / "target").rglob("*") if path.is_file())
+    expected = dict(output="target", model="a model of the SDXL family", bytes=size, dtype="float32", licence="unknown")
+    assert json.loads(told.stdout) == expected
 
 
 def test_what_does_not_go_with_the_way_back_is_told(capsys):
