@@ -1,7 +1,7 @@
 """What a model needs of a device, before there is one.
 
-The engine lowers its own stages from shapes alone (`engine.programs`), so the programs that are compiled here are
-those that run there. No weights are read; for TPUs the `tpu` extra stands in for the TPU.
+The engine lowers its own stages from shapes alone (`engine.programs`): the plan compiles the programs that will run.
+No weights are read; for TPUs the `tpu` extra stands in for the TPU.
 """
 
 from dataclasses import dataclass
@@ -36,9 +36,8 @@ TITLES = {
 class PlannedProgram:
     """One of the pipeline's programs on one device.
 
-    `weights` are the bytes of the whole model's; `idle` those of weights that the program has no use
-    for and that stay in memory all the same. `blocks` are of the quick form: each distinct one, how
-    often it runs, and its cost.
+    `weights` are the bytes of the whole model; `idle` are the bytes of weights that stay in memory though the program
+    does not use them. `blocks` belong to the quick form: each distinct block, how often it runs, and its cost.
     """
 
     title: str
