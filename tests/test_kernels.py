@@ -77,8 +77,8 @@ def test_winograd_has_the_gradients_of_a_convolution(name):
     algorithm, expected = ALGORITHMS[name]
     x, kernel = draw(1, 6, 8, 8), draw(3, 3, 8, 8)
     weight = draw(*expected(x, kernel).shape)
-    ours = jax.grad(lambda x, k: (algorithm(x, algorithm.pack(k)) * weight).sum(), (0, 1))
-    theirs = jax.grad(lambda x, k: (expected(x, k) * weight).sum(), (0, 1))
+    ours = jax.jit(jax.grad(lambda x, k: (algorithm(x, algorithm.pack(k)) * weight).sum(), (0, 1)))
+    theirs = jax.jit(jax.grad(lambda x, k: (expected(x, k) * weight).sum(), (0, 1)))
     for got, wanted in zip(ours(x, kernel), theirs(x, kernel), strict=True):
         assert_close(got, wanted, ERRORS[name])
 

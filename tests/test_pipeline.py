@@ -108,6 +108,7 @@ def test_half_precision_is_close_and_begins_with_the_same_noise(tiny_folder, tin
     assert 20 * np.log10(255 / np.sqrt(np.square(pixels[0] - pixels[1]).mean())) > least
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_first_picture(tiny_model, compiled):
     programs.forget()
     pipe = Pipeline(tiny_model, devices=jax.devices()[:1])

@@ -422,6 +422,7 @@ def test_programs_are_shared_and_bounded(tiny_model, compiled):
     assert len(first.runner.programs._compiled) <= programs.MAX_PROGRAMS
 
 
+@pytest.mark.slow
 def test_programs_that_are_dropped_are_gone(tiny_model, monkeypatch):
     monkeypatch.setattr(programs, "MAX_PROGRAMS", 1)
     devices = pipeline(tiny_model, 1, 1).devices
