@@ -54,7 +54,7 @@ def read_licence(folder: Path) -> str:
 
 
 def _read_shards(index: Path) -> list[tuple[str, np.ndarray]]:
-    """The tensors of all shards, which must be those that the index names."""
+    """The tensors of all shards. Raises WeightsError where they differ from the index."""
     named = read_index(index)
     tensors = []
     for shard in sorted({*named.values()}):

@@ -25,7 +25,8 @@ from ssd1b_jax.engine.ticket import Ticket
 from ssd1b_jax.errors import Error, RequestError
 from ssd1b_jax.prompts.known import KnownWords
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
-from ssd1b_jax.request import FAST, Request, as_requests, check_names, repeat
+from ssd1b_jax.request import FAST, Request, check_names, repeat
+from ssd1b_jax.request_list import as_requests
 from ssd1b_jax.result import Result
 from ssd1b_jax.settings.fields import RequestFields
 from ssd1b_jax.settings.options import AUTO

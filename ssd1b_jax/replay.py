@@ -143,12 +143,12 @@ def _model(record: Mapping[str, Any], path: Path, given: str | Path | None):
     except ModelError as error:
         if given:
             raise
-        raise RecordError(f"{path}: its model {asked!r} is not to be had, give it with --model: {error}") from error
+        raise RecordError(f"{path}: its model {asked!r} is not to be had: give another as model ({error})") from error
     if manifest.sha256 == record["model"]["sha256"]:
         return name, manifest.folder, manifest.config, ()
     words = f"{record['model']['sha256'][:10]}… made the picture, {name} is {manifest.sha256[:10]}…"
     if given is None:
-        raise RecordError(f"{path}: its model has changed (sha256 {words}): give the one it was by --model")
+        raise RecordError(f"{path}: its model has changed (sha256 {words}): give the one it was as model")
     return name, manifest.folder, manifest.config, (f"another model (sha256 {words})",)
 
 
@@ -168,9 +168,9 @@ def _locate(
         if entry["sha256"] not in sha256(Path(given)):
             raise RecordError(f"{given} is not the {what} of {path}: its sha256 is not {entry['sha256'][:10]}…")
         return Path(given)
-    option = f"--{what.split()[0].lower()}"
+    setting = what.partition(" ")[0].lower()
     if entry["name"] is None:
-        raise RecordError(f"{path}: its {what} was no file: save it as a PNG and give it with {option}")
+        raise RecordError(f"{path}: its {what} was no file: save it as a PNG and give it as {setting}")
     name = entry["name"]
     possible = (path.parent / name, Path(name), *(folder / name for folder in folders))
     places = [place for place in possible if place.exists()]
@@ -178,7 +178,7 @@ def _locate(
         if entry["sha256"] in sha256(place):
             return place
     fault = f"has changed ({places[0]})" if places else f"is neither beside it nor at {entry['name']!r}"
-    raise RecordError(f"{path}: its {what} {fault}: give it with {option}")
+    raise RecordError(f"{path}: its {what} {fault}: give it as {setting}")
 
 
 def _picture_sha256(path: Path) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, TypeVar
@@ -22,8 +22,8 @@ PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 PICTURES = ("image", "mask")
 SEEDS = ("seed", "variation_seed")
 DRAWN = -1  # as a seed, what None is: other programs write it so
-FAST = "fast"  # the name of a model's few-step LoRA, the sampler and the steps that it is distilled for
-FAST_SCHEDULER, FAST_STEPS = "lcm", 4
+# A model's few-step LoRA by its name, and the sampler and the steps that it is distilled for.
+FAST, FAST_SCHEDULER, FAST_STEPS = "fast", "lcm", 4
 TORCH_SEED = 2**32 - 1  # the bits of a seed that torch reads
 _SIZES = ("original_size", "crops_coords_top_left", "target_size")
 _NEEDS_GUIDANCE = (
@@ -129,10 +129,10 @@ class Request:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        """The fields that are not at their defaults; pictures by their kind and size."""
+        """The fields that are not at their defaults; pictures by their kind and size, long text by its beginning."""
         values = vars(self).items()
         shown = {
-            name: sources.show(value) if name in PICTURES else repr(value)
+            name: sources.show(value) if name in PICTURES else _short(value)
             for name, value in values
             if (value is not None if name in PICTURES else name == "prompt" or value != default(name))
         }
@@ -277,6 +277,10 @@ class Request:
         return sizes
 
 
+def _short(value: Any) -> str:
+    return f"{value[:80]!r}…" if isinstance(value, str) and len(value) > 80 else repr(value)
+
+
 def draw_seed() -> int:
     """A fresh seed from the operating system, below 2**32.
 
@@ -294,23 +298,3 @@ def repeat(request: Request, count: int) -> list[Request]:
     name = "variation_seed" if request.variation_strength else "seed"
     first = getattr(request, name)
     return [dataclasses.replace(request, **{name: (first + i) % 2**64}) for i in range(count)]
-
-
-def as_requests(requests: Any) -> Iterable[Request]:
-    """An iterable of Requests, whose items are checked: at once where it has a length, else as they are taken.
-
-    Raises RequestError for what is no iterable of Requests.
-    """
-    if isinstance(requests, Request):
-        raise RequestError("requests must be an iterable of Requests, got one Request: put it in a list")
-    if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
-        raise RequestError(f"requests must be an iterable of Requests, got {type(requests).__name__}")
-    checked = _each_checked(requests)
-    return list(checked) if isinstance(requests, Sized) else checked
-
-
-def _each_checked(requests: Iterable[Any]) -> Iterator[Request]:
-    for index, request in enumerate(requests):
-        if not isinstance(request, Request):
-            raise RequestError(f"requests must be Requests, got {type(request).__name__} at index {index}")
-        yield request

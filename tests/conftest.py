@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from collections import Counter
 from importlib.util import find_spec
 
 # Processes that tests start, and those of pytest-xdist, find what another has compiled.
@@ -30,6 +31,14 @@ def pytest_configure(config):
     """The fast tests spend their time compiling: they let XLA optimize less. The whole suite runs what users run."""
     if config.option.markexpr == "not slow":
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist takes files in the order of the next function
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Files with many slow tests come first: with several workers, none of them is left alone at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 MANY_PROGRAMS = 200  # of some ten megabytes each

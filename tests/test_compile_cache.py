@@ -109,6 +109,7 @@ def test_several_writers_leave_only_whole_entries(cache):
     assert len(list(cache._path.iterdir())) == 6
 
 
+@pytest.mark.slow
 def test_jax_uses_it(tmp_path):
     """The first process compiles, the second finds the program, the third finds it damaged and compiles again."""
     first, second = run(tmp_path), run(tmp_path)

@@ -128,17 +128,7 @@ def test_repeated_name_in_a_header(tmp_path):
     assert [name for name, _ in read_safetensors(tmp_path / "x.safetensors")] == ["x", "x"]
 
 
-def test_command(folder, config, tmp_path, capsys):
-    target = tmp_path / "made" / "model"
-    assert main([str(folder), str(target), "--dtype", "float16"]) == 0
-    assert "in float16, licence unknown" in capsys.readouterr().out
-    model = load_model(target, dtype=jnp.float32)
-    assert model.config == config
-    expected = to_flax(config, {part: read_part(folder, part) for part in STEMS})
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float16)), model.params, expected)
-    assert [path.name for path in target.parent.iterdir()] == ["model"]
-
-
+@pytest.mark.slow
 def test_shards_halves_and_licence(source, config, tmp_path, capsys):
     path = source / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = {name: tensor.copy() for name, tensor in read_safetensors(path)}
@@ -168,11 +158,21 @@ def test_the_dtype_decides_between_two_precisions(source):
         assert {tensor.dtype for _, tensor in read_part(source, "vae", dtype)} == {np.dtype(expected)}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_there_and_back_through_a_model_folder(folder, tmp_path, dtype, capsys):
+HALVES = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float16", "bfloat16")]
+
+
+@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+def test_there_and_back_through_a_model_folder(folder, config, tmp_path, dtype, capsys):
     """Bit for bit, and the config with it."""
-    assert main([str(folder), str(tmp_path / "model"), "--dtype", dtype]) == 0
-    assert main(["--to-diffusers", str(tmp_path / "model"), str(tmp_path / "back")]) == 0
+    target = tmp_path / "new" / "model"
+    assert main([str(folder), str(target), "--dtype", dtype]) == 0
+    assert f"in {dtype}, licence unknown" in capsys.readouterr().out
+    assert [path.name for path in target.parent.iterdir()] == ["model"]
+    model = load_model(target, dtype=jnp.float32)
+    assert model.config == config
+    params = to_flax(config, {part: read_part(folder, part) for part in STEMS})
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(dtype)), model.params, params)
+    assert main(["--to-diffusers", str(target), str(tmp_path / "back")]) == 0
     assert f"GB in {dtype}" in capsys.readouterr().out
     assert read_config(tmp_path / "back") == read_config(folder)
     for part in STEMS:

@@ -62,7 +62,9 @@ def test_names_and_shapes_of_full_size_ssd_1b():
     assert len(shapes) == 944
 
 
-@pytest.mark.parametrize("preset", ["ssd_1b", "vega", "sdxl_base", "emoji"])
+@pytest.mark.parametrize(
+    "preset", ["ssd_1b", "emoji", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vega", "sdxl_base"))]
+)
 def test_sgm_names_are_those_that_diffusers_reads(preset):
     """A tensor of one number stands for each; diffusers' converter must give it the name that we gave it."""
     config = getattr(presets, preset)()
@@ -135,10 +137,8 @@ def test_old_ckpt_files_are_refused_by_name(tmp_path, capsys):
     )
 
 
-HALVES = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float16", "bfloat16")]
-
-
-@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_there_and_back_is_bit_identical(folder, tmp_path, dtype, capsys):
     expected = {part: dict(read_part(folder, part)) for part in STEMS}
     source = folder
@@ -165,6 +165,7 @@ def test_there_and_back_is_bit_identical(folder, tmp_path, dtype, capsys):
             assert found[name].contiguous().view(torch.uint8).numpy().tobytes() == tensor.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_folder_that_we_wrote_gives_the_same_pictures_in_diffusers(folder, tmp_path):
     convert(folder, tmp_path / "model", "float32")
@@ -182,6 +183,7 @@ def test_a_folder_that_we_wrote_gives_the_same_pictures_in_diffusers(folder, tmp
     np.testing.assert_array_equal(made[0], made[1])
 
 
+@pytest.mark.slow
 def test_the_embedded_model_loads_in_diffusers(tmp_path):
     to_diffusers("emoji", tmp_path / "emoji", "float32")
     with warnings.catch_warnings():

@@ -77,8 +77,8 @@ def test_winograd_has_the_gradients_of_a_convolution(name):
     algorithm, expected = ALGORITHMS[name]
     x, kernel = draw(1, 6, 8, 8), draw(3, 3, 8, 8)
     weight = draw(*expected(x, kernel).shape)
-    ours = jax.grad(lambda x, k: (algorithm(x, algorithm.pack(k)) * weight).sum(), (0, 1))
-    theirs = jax.grad(lambda x, k: (expected(x, k) * weight).sum(), (0, 1))
+    ours = jax.jit(jax.grad(lambda x, k: (algorithm(x, algorithm.pack(k)) * weight).sum(), (0, 1)))
+    theirs = jax.jit(jax.grad(lambda x, k: (expected(x, k) * weight).sum(), (0, 1)))
     for got, wanted in zip(ours(x, kernel), theirs(x, kernel), strict=True):
         assert_close(got, wanted, ERRORS[name])
 
@@ -214,7 +214,7 @@ def test_flash_attention_has_the_gradients_of_attention():
 
     query, key, value, weight = (draw(2, tokens, 2, 64) for tokens in (128, 77, 77, 128))
     got, expected = (
-        jax.grad(lambda *inputs, attend=attend: (attend(*inputs) * weight).sum(), (0, 1, 2))
+        jax.jit(jax.grad(lambda *inputs, attend=attend: (attend(*inputs) * weight).sum(), (0, 1, 2)))
         for attend in (kernels._flash, jax.nn.dot_product_attention)
     )
     with pltpu.force_tpu_interpret_mode():
@@ -266,9 +266,9 @@ def test_attention_has_gradients_whatever_is_chosen():
     def loss(query, key, value):
         return jnp.square(attend(query, key, value)).sum()
 
-    got = jax.grad(loss, (0, 1, 2))(*inputs)
+    got = jax.jit(jax.grad(loss, (0, 1, 2)))(*inputs)
     with kernels.plain():
-        expected = jax.grad(loss, (0, 1, 2))(*inputs)
+        expected = jax.jit(jax.grad(loss, (0, 1, 2)))(*inputs)
     for a, b in zip(got, expected, strict=True):
         assert_close(a, b, 10 * ROUNDING)  # sums over 512 keys, forth and back
 

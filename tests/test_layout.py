@@ -23,6 +23,7 @@ ROOMS = {
     "settings": "samplers images",
     "arguments": "settings",
     "request": "settings prompts",
+    "request_list": "request",
     "records": "request",
     "result": "records",
     "runs": "result",
@@ -30,7 +31,7 @@ ROOMS = {
     "models": "kernels config",
     "checkpoints": "models settings",
     "engine": "checkpoints result",
-    "pipeline": "engine",
+    "pipeline": "engine request_list",
     "replay": "pipeline",
     "grid": "records",
     "notebook": "pipeline",
@@ -118,5 +119,6 @@ def test_there_is_one_pmap_and_no_way_back_from_convert():
 
 
 def test_files_are_short():
-    long = {module(path): count for path in FILES if (count := len(path.read_text().splitlines())) > 320}
-    assert long == {}
+    files = [*FILES, *(PACKAGE.parent / "convert").rglob("*.py")]
+    long = {path.name for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 300}
+    assert long <= {"queue.py"}

@@ -181,6 +181,7 @@ def test_a_convolution_of_one_pixel_is_a_matrix(config, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, turned.factors["unet"][path], factor)
 
 
+@pytest.mark.slow
 def test_weights_that_are_laid_out_take_the_same_changes(config, base, files, monkeypatch):
     monkeypatch.setattr(kernels, "WINOGRAD_CHANNELS", 1)
     models_params._abstract.cache_clear()

@@ -39,7 +39,10 @@ END = len(reference.vocabulary()[0]) - 1
 TOKENS = np.array([[END - 1, 3, 4, 5, END, END], [END - 1, 6, 7, 8, 9, END]])
 
 # Two LoRAs on one model are what these tests want.
-pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +152,7 @@ def ours(base, files):
     return adapters
 
 
-OTHER_SCALES = {"a": 0.7}, {"b": 0.7}, {"b": -1.0, "a": 2.0}
-
-
-@pytest.mark.parametrize(
-    "scales",
-    [{"a": 0.5, "b": 1.2}, *(pytest.param(scales, marks=pytest.mark.slow) for scales in OTHER_SCALES)],
-    ids=str,
-)
+@pytest.mark.parametrize("scales", [{"a": 0.5, "b": 1.2}, {"b": 0.7}, {"b": -1.0, "a": 2.0}], ids=str)
 def test_what_diffusers_saved_does_what_it_does_there(folder, base, files, ours, scales):
     theirs = pipeline(folder)
     for name in scales:
@@ -181,7 +177,6 @@ def kohya(pipe, alpha, names=lambda part, module: module):
     return tensors
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("naming", ["diffusers", "sgm"])
 def test_kohyas_layout_is_read_as_diffusers_reads_it(folder, base, tmp_path, naming):
     """One alpha for all: diffusers 0.42 itself loses those that differ from most."""
@@ -205,7 +200,6 @@ def test_kohyas_layout_is_read_as_diffusers_reads_it(folder, base, tmp_path, nam
     assert min(errors(outputs(params, config), expected)) >= 1e-2, "a LoRA that does nothing says nothing"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("library", ["diffusers", "peft"])
 def test_a_unet_saved_by_itself(base, tmp_path, library):
     """Names without a part, the alpha in the file (diffusers) or beside it (PEFT), and a scale by the rank's root."""

@@ -249,6 +249,7 @@ def test_the_released_encoders_skip_eleven_layers_at_most():
     assert config.max_clip_skip == 11  # of CLIP ViT-L's 12
 
 
+@pytest.mark.slow
 def test_full_size_parameter_counts():
     released = dict(unet=1_331_334_404, vae=83_653_863, text_encoder=123_060_480, text_encoder_2=694_659_840)
     assert count(presets.ssd_1b()) == released

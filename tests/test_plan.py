@@ -95,14 +95,14 @@ def test_a_program_that_the_compiler_refuses(monkeypatch):
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
     cost = compiler.cost(jax.jit(jnp.sin).lower(shape(8)), jax.devices()[0], "too large", quiet)
     assert cost.refused == "RESOURCE_EXHAUSTED: needs 608.00G of 15.75G"
-    program = plan.Program(title="too large", cost=cost, weights=0, idle=0)
+    program = plan.PlannedProgram(title="too large", cost=cost, weights=0, idle=0)
     chip = Chip(1.0, 1.0, 10**18)
     assert not program.fits(chip) and program.most(chip, 1) == 0
 
 
 def test_what_fits():
     cost = Cost(arguments=50, outputs=10, aliased=5, temporaries=20, code=5, flops=30.0, traffic=80.0)
-    program = plan.Program(title="", cost=cost, weights=60, idle=20)  # 40 of the arguments are weights
+    program = plan.PlannedProgram(title="", cost=cost, weights=60, idle=20)  # 40 of the arguments are weights
     assert program.memory == 100
     assert program.fits(Chip(1.0, 1.0, 100)) and not program.fits(Chip(1.0, 1.0, 99))
     # 65 stay, 35 go with the batch of 2.
@@ -202,6 +202,7 @@ def test_a_larger_batch_takes_more(in_parts, tiny_folder, monkeypatch):
     assert two.temporaries > 1.5 * one.temporaries
 
 
+@pytest.mark.slow
 def test_presets_need_no_weights(monkeypatch):
     seen = []
 
@@ -240,7 +241,7 @@ def test_two_plans_side_by_side(capsys, monkeypatch):
         """One call's cost; of the second plan, twice as much."""
         plans.append(len(plans) + 1)
         cost = Cost(flops=2e12, traffic=1e9 * plans[-1], temporaries=10**9 * plans[-1])
-        program = plan.Program(title="a loop", cost=cost, weights=0, idle=0)
+        program = plan.PlannedProgram(title="a loop", cost=cost, weights=0, idle=0)
         about = dict(devices=1, device_kind="one", per_device=1, width=64, height=64, dtype="bfloat16", quick=False)
         return plan.Plan(programs=(program,), chip=Chip(1e15, 1e12, 10**10), **about)
 

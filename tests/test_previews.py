@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from ssd1b_jax import presets
@@ -13,6 +14,7 @@ from ssd1b_jax.models import abstract
 from ssd1b_jax.training import doodles
 
 
+@pytest.mark.slow
 def test_the_embedded_models_previews_look_like_the_pictures():
     model = load_model("emoji", dtype="float32")
     graphdef, _ = abstract("vae", model.config)

@@ -513,7 +513,7 @@ def test_the_input_is_looked_for_and_checked(capsys, no_weights, result, here):
     assert str(replay.read("made/a.png").request.image) == "in.png"  # the one that it was
     images.save(np.zeros((8, 8, 3), np.uint8), "in.png")
     code, _, err = run(capsys, "replay", "made/a.png")
-    assert code == 2 and err.startswith("error: made/a.png: its image has changed (made/in.png): give it with --image")
+    assert code == 2 and err.startswith("error: made/a.png: its image has changed (made/in.png): give it as image")
     code, _, err = run(capsys, "replay", "made/a.png", "--image", "in.png")
     assert code == 2 and err.startswith("error: in.png is not the image of made/a.png")
     for path in ("in.png", "made/in.png"):
@@ -535,7 +535,7 @@ def test_the_model_is_looked_for_and_checked(capsys, no_weights, result, here, t
     result.save("a.png", sidecar=True)
     rewrite(here / "a.json", model__name="nowhere")
     code, _, err = run(capsys, "replay", "a.json")
-    assert code == 2 and err.startswith("error: a.json: its model 'nowhere' is not to be had, give it with --model")
+    assert code == 2 and err.startswith("error: a.json: its model 'nowhere' is not to be had: give another as model (")
     assert replay.read("a.json", model=tiny_folder).notes == ()
     rewrite(here / "a.json", model__name=str(tiny_folder), model__sha256="0" * 64)
     code, _, err = run(capsys, "replay", "a.json")
@@ -557,7 +557,7 @@ def test_loras_are_looked_for_and_checked(capsys, no_weights, result, here):
     (here / "style.safetensors").write_bytes(b"other")
     code, _, err = run(capsys, "replay", "a.json")
     assert code == 2 and err.startswith(
-        "error: a.json: its LoRA style has changed (style.safetensors): give it with --lora"
+        "error: a.json: its LoRA style has changed (style.safetensors): give it as lora"
     )
     for file, sentence in {
         "style.safetensors": "style.safetensors is not the LoRA style of a.json: its sha256 is not ",

@@ -193,6 +193,7 @@ def test_another_size_is_422_with_the_sizes(client):
     assert answer.status_code == 422 and "must be one of 32x32, got 64x64" in answer.json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_any_size_is_made_where_it_is_allowed(tiny_pipe):
     with running(tiny_pipe, any_size=True) as server, server.client() as client:
         job = ended(client, submit(client, width=48, height=32))

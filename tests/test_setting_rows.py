@@ -109,6 +109,7 @@ def test_a_request_shows_what_was_set_and_no_pixels(tmp_path):
     with (tmp_path / "a.bin").open("rb") as file:
         request = Request(image=file, mask=np.zeros((4, 5), np.uint8), prompt="a cat", strength=0.5)
     assert repr(request) == "Request(image=<5 bytes>, prompt='a cat', strength=0.5, mask=<array 4 x 5 uint8>)"
+    assert repr(Request(image=None, prompt="x" * 500)) == f"Request(prompt='{'x' * 80}'…)"
 
 
 def test_outputs_check_themselves():

@@ -165,6 +165,7 @@ def test_pictures_begin_from_their_sources_at_high_noise_alone(sprites, tmp_path
     assert not dropped.any()
 
 
+@pytest.mark.slow
 def test_a_distilled_lora_begins_as_nothing_and_is_read_again(tmp_path):
     model = tiny.tiny_config()
     params = jax.tree.map(jnp.float32, tiny.random_params(model))

@@ -164,6 +164,7 @@ def test_qualities_are_seen(sprites, quality):
     assert np.mean(differences) > 0.3
 
 
+@pytest.mark.slow
 def test_the_judge_knows_pictures_it_has_not_made(sprites):
     judge = Judge(sprites)
     rng = np.random.default_rng(1)

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import ssd1b_jax
+from ssd1b_jax.cli.console import add_json, print_json
 from ssd1b_jax.errors import EXIT_CODES, RequestError
 from ssd1b_jax.settings import DTYPES
 
@@ -46,6 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")
     add("--tokenizers", metavar="FOLDER", type=Path, help="that has tokenizer/ and tokenizer_2/")
     add("--to-diffusers", action="store_true", help="the way back: write a diffusers folder")
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -63,6 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
     preset = family(manifest.config)
     kind = preset.title if preset else "a model of the SDXL family"
     dtype = arguments.dtype or manifest.dtype
+    if arguments.json:
+        licence = manifest.licence
+        print_json(dict(output=str(arguments.target), model=kind, bytes=size, dtype=dtype, licence=licence))
+        return
     print(f"{arguments.target}: {kind}, {size / 1e9:.2f} GB in {dtype}, licence {manifest.licence}")
 
 

@@ -78,10 +78,10 @@ class Adapters:
             raise RequestError(f"a LoRA named {name!r} is loaded already, from another file: choose another name")
 
     def check(self, scales: Mapping[str, Any]) -> dict[str, float]:
-        """The scales as floats, without those that are 0, in the order that they are merged in.
+        """The scales as floats in the order of merging, which is that of the files' sha256; scales of 0 are left out.
 
-        Equal ones have equal parameters. The order is that of the files' sha256, so that neither names
-        nor the order of loading change a bit. RequestError for an unknown name.
+        Equal scales give equal parameters: neither names nor the order of loading change a bit. Raises RequestError
+        for an unknown name.
         """
         order = {name: self.sha256(name) for name in scales}
         checked = {name: float(scale) for name, scale in scales.items() if scale}
@@ -122,10 +122,10 @@ def merge(
 ) -> dict:
     """Each kernel plus the sum over LoRAs of `scale * (alpha / rank) * (down @ up)`, in float32, rounded once.
 
-    Where an algorithm has made other matrices of a kernel, which are linear in it, what it makes of the sum is
-    added to those. Kernels that no LoRA changes are the same arrays, the others lie where they lay. Programs are
-    small, one for each shape of kernel and rank, and shared by all LoRAs, scales and sets of them; so the
-    same LoRAs at the same scales give the same bits, whatever else is loaded.
+    `algorithms` are Winograd transforms of kernels; they are linear, so the transform of the sum is added to the
+    transformed kernel. Kernels without a LoRA are the same arrays; merged ones stay on their devices. Programs are
+    small, one for each shape of kernel and rank, and shared by all LoRAs and scales: the same LoRAs at the same
+    scales give the same bits, whatever else is loaded.
     """
     terms: dict[tuple, list] = {}
     for lora, scale in zip(loras, scales, strict=True):

@@ -98,7 +98,7 @@ def _prompt(job: Job, config: ModelConfig, prefix: str) -> Prompt:
     return Prompt(first.ids, first.weights, second.ids, second.weights, np.bool_(present), time_ids)
 
 
-def _row_noise(job: Job, source: noise.Source, shape: noise.Shape) -> RowNoise:
+def _row_noise(job: Job, source: noise.NoiseSource, shape: noise.Shape) -> RowNoise:
     count = job.group.program.noise_rows
     if not count:
         return KeyNoise(noise.key_data(job.request.seed))

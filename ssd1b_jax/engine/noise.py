@@ -32,7 +32,7 @@ Noise = Float32[Array | np.ndarray, "height width channels"]
 POSTERIOR, START, FIRST_ROW = 0, 1, 2  # what noise is for; row i of the sampler is FIRST_ROW + i
 
 
-class Source:
+class NoiseSource:
     """One picture's noise; `shape` is (height, width, channels) of its latents."""
 
     def posterior(self, shape: Shape) -> Noise:
@@ -48,7 +48,7 @@ class Source:
         raise NotImplementedError
 
 
-def source(kind: str, seed: SupportsIndex) -> Source:
+def source(kind: str, seed: SupportsIndex) -> NoiseSource:
     """The noise of one picture. Raises RequestError for an unknown kind or a seed out of range."""
     if kind not in NOISES:
         raise RequestError(f"noise must be one of {', '.join(NOISES)}, got {kind!r}")
@@ -101,7 +101,7 @@ def _fold_normal(key: UInt32[Array | np.ndarray, "2"], use: int | Int[Array, ""]
 _jit_fold_normal = jax.jit(_fold_normal, static_argnames="shape")
 
 
-class JaxNoise(Source):
+class JaxNoise(NoiseSource):
     """Noise kind `jax`: all 64 bits of the seed count, and draws may be made in any order."""
 
     def __init__(self, seed: SupportsIndex):
@@ -115,7 +115,7 @@ class JaxNoise(Source):
 # torch and nv: one generator, read from front to back
 
 
-class _Sequence(Source):
+class _Sequence(NoiseSource):
     """A host generator: draws are (channels, height, width) as its users have them, handed out transposed."""
 
     def randn(self, count: int) -> Float32[np.ndarray, " count"]:

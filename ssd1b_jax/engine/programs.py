@@ -1,7 +1,7 @@
 """Compiled stages, shared by all pipelines of one config, dtypes and devices, and bounded in number.
 
-A program takes the parameters as an argument, so it outlives no model and keeps none alive. Those that were used
-least recently are dropped, with what was traced for them.
+A program takes the parameters as an argument, so it keeps no model alive. The least recently used programs are
+dropped, and their traces with them.
 """
 
 import functools

@@ -9,7 +9,7 @@ from ssd1b_jax.engine import programs
 from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.programs import Programs
-from ssd1b_jax.engine.slots import Block, Entry, Grid, Lane, Outbox, Place, taken
+from ssd1b_jax.engine.slots import Block, Entries, Entry, Lane, Outbox, Place, taken
 from ssd1b_jax.engine.stages import Steps
 
 
@@ -35,7 +35,7 @@ class Runner:
         """
         first = next(iter(dealt.values()))
         rows = [dealt.get(lane, first) for lane in self.lanes]
-        grid: Grid = [[dealt.get((device, row)) for row in range(self.width)] for device in range(self.count)]
+        grid: Entries = [[dealt.get((device, row)) for row in range(self.width)] for device in range(self.count)]
         inputs = jax.tree.map(lambda *each: np.stack(each), *(entry.inputs.inputs for entry in rows))
         params = self.adapters.params(dict(group.loras))
         slots, finite = self.run("prepare", group.program, params, self.devices.split(inputs))
@@ -88,7 +88,7 @@ class Runner:
         latents = block.slots.state.latents
         outbox.latents = self.run("put_latents", program, (), outbox.latents, latents, chosen)
 
-    def decode(self, program: Program, latents, grid: Grid):
+    def decode(self, program: Program, latents, grid: Entries):
         """Pixels of latents, on the devices; tells each picture of the grid where its `finite` are."""
         params = dict(vae=self.adapters.params({})["vae"])
         pixels, finite = self.run("decode", program, params, latents)

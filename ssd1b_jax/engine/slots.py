@@ -20,7 +20,7 @@ from ssd1b_jax.engine.scheduler import Work
 from ssd1b_jax.engine.stages import Slots
 from ssd1b_jax.images import previews
 
-Grid = list[list["Entry | None"]]  # devices, rows
+Entries = list[list["Entry | None"]]  # devices, rows
 Lane = tuple[int, int]  # a device, and a row of every block there
 
 
@@ -104,7 +104,7 @@ class Entry(Work):
 class Block:
     """Rows that are advanced together, and the pictures in them, None where a row is free."""
 
-    def __init__(self, slots: Slots, grid: Grid):
+    def __init__(self, slots: Slots, grid: Entries):
         self.slots = slots
         self.grid = grid
         for entry, device, row in taken(grid):
@@ -124,7 +124,7 @@ class Outbox:
 
     def __init__(self, latents, devices: int, width: int):
         self.latents = latents
-        self.grid: Grid = [[None] * width for _ in range(devices)]
+        self.grid: Entries = [[None] * width for _ in range(devices)]
         self.age = 0
 
     def entries(self) -> list[Entry]:
@@ -139,7 +139,7 @@ class Outbox:
         return not any(None in rows for rows in self.grid)
 
 
-def taken(grid: Grid) -> Iterator[tuple[Entry, int, int]]:
+def taken(grid: Entries) -> Iterator[tuple[Entry, int, int]]:
     """Picture, device and row of each row that is not free."""
     for device, rows in enumerate(grid):
         for row, entry in enumerate(rows):

@@ -22,7 +22,7 @@ from ssd1b_jax.models import PARTS, abstract
 from ssd1b_jax.models.unet import Conditioning
 
 Latents = Float[Array, "batch height width channels"]
-Tokens = Int[Array, "batch chunks length"]
+ChunkedTokens = Int[Array, "batch chunks length"]
 Weights = Float[Array, "batch chunks length"]
 Finite = Bool[Array, " batch"]
 
@@ -37,9 +37,9 @@ class Prompt(NamedTuple):
     height and width, the crop's top and left, the target height and width, in pixels.
     """
 
-    tokens: Tokens
+    tokens: ChunkedTokens
     weights: Weights
-    tokens_2: Tokens
+    tokens_2: ChunkedTokens
     weights_2: Weights
     present: Bool[Array, " batch"]
     time_ids: Float[Array, "batch 6"]

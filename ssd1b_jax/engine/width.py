@@ -37,7 +37,7 @@ MEMORY_SHARE = 0.5  # of a machine's memory, where a device does not tell how mu
 
 
 def kept(config: ModelConfig, dtypes: Mapping[str, jnp.dtype], devices: Devices) -> int | None:
-    """The width that was measured before for such a model on such devices, at the model's own size."""
+    """The width that an earlier measurement chose for a model of this config on these devices, at its own size."""
     with suppress(OSError, Error, KeyError, TypeError):  # it is measured again
         width = files.read_json(_file(config, dtypes, devices))["width"]
         return width if width in WIDTHS else None

@@ -15,7 +15,7 @@ TITLE, WORD, SMALL = 28, 20, 16  # sizes of letters
 BLACK, GREY, PALE = (30, 30, 30), (110, 110, 110), (222, 222, 222)
 
 Color = tuple[int, int, int]
-Picture = UInt8[np.ndarray, "_ _ 3"]  # of any size: those of a table differ
+CellPixels = UInt8[np.ndarray, "_ _ 3"]  # of any size: the pictures of a table differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +36,16 @@ class Figure:
     title: str
     subtitle: str
     footer: str
-    thumbnail: Picture | None
+    thumbnail: CellPixels | None
     x: Edge
     y: Edge
     scale: float
 
-    def cell(self, picture: Picture) -> Picture:
+    def cell(self, picture: CellPixels) -> CellPixels:
         """A picture as it goes into the table."""
         return _scaled(picture, self.scale)
 
-    def draw(self, cells: Sequence[Picture]) -> Picture:
+    def draw(self, cells: Sequence[CellPixels]) -> CellPixels:
         """The table, given its cells row by row."""
         columns = len(self.x.values)
         cells = [cells[i : i + columns] for i in range(0, len(cells), columns)]
@@ -96,12 +96,12 @@ class Figure:
         return page
 
 
-def thumbnail(picture: Picture) -> Picture:
+def thumbnail(picture: CellPixels) -> CellPixels:
     """A picture small enough to stand beside a title."""
     return _scaled(picture, THUMBNAIL / max(picture.shape[:2]))
 
 
-def _scaled(picture: Picture, scale: float) -> Picture:
+def _scaled(picture: CellPixels, scale: float) -> CellPixels:
     height, width, _ = picture.shape
     return images.resize(picture, max(1, round(width * scale)), max(1, round(height * scale)), "stretch")
 
@@ -116,7 +116,7 @@ class _Page:
     def paste(self, page: "_Page", x: int, y: int) -> None:
         self.pixels[y : y + page.height, x : x + page.width] = page.pixels
 
-    def frame(self, picture: Picture, x: int, y: int, width: int, height: int) -> None:
+    def frame(self, picture: CellPixels, x: int, y: int, width: int, height: int) -> None:
         """A picture in the middle of a place, with a thin line around it."""
         high, wide, _ = picture.shape
         x, y = x + (width - wide) // 2, y + (height - high) // 2

@@ -206,7 +206,7 @@ class Grid:
         )
 
     def _fixed(self, request: Request, swept: set[str]) -> Iterator[str]:
-        """The settings that all cells share: those that always matter, and those that were asked for."""
+        """The settings that all cells share, if they always matter or the user chose them."""
         for name, row in _ROWS.items():
             asked = getattr(self.base, name) is not row.default
             if name in swept or name in ("image", "prompt", "width", "height", "fast") or not (asked or name in ALWAYS):

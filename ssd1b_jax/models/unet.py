@@ -32,16 +32,16 @@ Latents = Float[Array, "batch height width channels"]
 Hidden = Float[Array, "batch tokens channels"]
 Context = Float[Array, "batch context_tokens context_channels"]
 TimeEmbedding = Float[Array, "batch features"]
-Prompt = list[list[KeyValue]]  # of each transformer of a level, of each of its blocks
+KeyValues = list[list[KeyValue]]  # of each transformer of a level, of each of its blocks
 
 
 class Conditioning(NamedTuple):
     """The part of the UNet that depends on prompt and sizes alone. It runs once for a picture, not at every step."""
 
     added: TimeEmbedding
-    down: list[Prompt]
-    mid: Prompt
-    up: list[Prompt]
+    down: list[KeyValues]
+    mid: KeyValues
+    up: list[KeyValues]
 
 
 class FeedForward(nnx.Module):
@@ -130,11 +130,11 @@ class Level(nnx.Module):
             if depth
         )
 
-    def project(self, context: Context) -> Prompt:
+    def project(self, context: Context) -> KeyValues:
         """The prompt's keys and values for each transformer."""
         return [attention.project(context) for attention in self.attentions]
 
-    def layers(self, time_embedding: TimeEmbedding, prompt: Prompt):
+    def layers(self, time_embedding: TimeEmbedding, prompt: KeyValues):
         """The functions to apply in turn: a resnet, with the transformer behind it if there is one."""
         transformers = zip(self.attentions, prompt, strict=True)
         for resnet, depth in zip(self.resnets, self.depths, strict=True):
@@ -161,7 +161,7 @@ class DownBlock(Level):
         last = level == len(config.block_out_channels) - 1
         self.downsampler = None if last else Downsample(channels, padding=1, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Latents, time_embedding: TimeEmbedding, prompt: Prompt) -> tuple[Array, list[Array]]:
+    def __call__(self, x: Latents, time_embedding: TimeEmbedding, prompt: KeyValues) -> tuple[Array, list[Array]]:
         skips = []
         for layer in self.layers(time_embedding, prompt):
             x = layer(x)
@@ -182,7 +182,7 @@ class MidBlock(Level):
             (channels,) * len(depths), channels, depths, config.num_attention_heads[-1], config, dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, x: Latents, time_embedding: TimeEmbedding, prompt: Prompt) -> Latents:
+    def __call__(self, x: Latents, time_embedding: TimeEmbedding, prompt: KeyValues) -> Latents:
         for layer in self.layers(time_embedding, prompt):
             x = layer(x)
         return x
@@ -203,7 +203,7 @@ class UpBlock(Level):
         )
         self.upsampler = Upsample(channels, dtype=dtype, rngs=rngs) if level else None
 
-    def __call__(self, x: Latents, skips: list[Array], time_embedding: TimeEmbedding, prompt: Prompt) -> Array:
+    def __call__(self, x: Latents, skips: list[Array], time_embedding: TimeEmbedding, prompt: KeyValues) -> Array:
         for layer in self.layers(time_embedding, prompt):
             x = layer(jnp.concatenate([x, skips.pop()], axis=-1))
         return x if self.upsampler is None else self.upsampler(x)

@@ -1,7 +1,7 @@
 """What a model needs of a device, before there is one.
 
-The engine lowers its own stages from shapes alone (`engine.programs`), so the programs that are compiled here are
-those that run there. No weights are read; for TPUs the `tpu` extra stands in for the TPU.
+The engine lowers its own stages from shapes alone (`engine.programs`): the plan compiles the programs that will run.
+No weights are read; for TPUs the `tpu` extra stands in for the TPU.
 """
 
 from dataclasses import dataclass
@@ -33,12 +33,11 @@ TITLES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Program:
+class PlannedProgram:
     """One of the pipeline's programs on one device.
 
-    `weights` are the bytes of the whole model's; `idle` those of weights that the program has no use
-    for and that stay in memory all the same. `blocks` are of the quick form: each distinct one, how
-    often it runs, and its cost.
+    `weights` are the bytes of the whole model; `idle` are the bytes of weights that stay in memory though the program
+    does not use them. `blocks` belong to the quick form: each distinct block, how often it runs, and its cost.
     """
 
     title: str
@@ -66,7 +65,7 @@ class Program:
 class Plan:
     """The programs that make `per_device` pictures at a time on every device. `chip` is None for one unknown to us."""
 
-    programs: tuple[Program, ...]
+    programs: tuple[PlannedProgram, ...]
     devices: int
     device_kind: str
     chip: Chip | None
@@ -108,7 +107,7 @@ def make(
         cost, parts = (_quick if quick else _whole)(stage, devices.devices[0], say)
         batches = _bytes(stage.per_device[1:])
         idle = weights + batches - cost.arguments  # what a program doesn't use is no argument of it
-        programs.append(Program(title=TITLES[name], cost=cost, weights=weights, idle=max(idle, 0), blocks=parts))
+        programs.append(PlannedProgram(title=TITLES[name], cost=cost, weights=weights, idle=max(idle, 0), blocks=parts))
     kind = devices.devices[0].device_kind
     about = dict(per_device=per_device, width=width, height=height, dtype=dtype, quick=quick)
     return Plan(programs=tuple(programs), devices=len(devices.devices), device_kind=kind, chip=CHIPS.get(kind), **about)

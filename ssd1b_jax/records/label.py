@@ -1,4 +1,4 @@
-"""What a picture's file says to everyone: that a program made it, from what, and which.
+"""The label in a picture's file: a program made it, the program's name, and the kind of input.
 
 IPTC's photo metadata 2025.1, as XMP: the digital source type, and the properties of pictures by generative AI.
 """

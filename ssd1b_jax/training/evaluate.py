@@ -121,7 +121,7 @@ def autoencoder(trial: Trial) -> dict[str, float]:
 
 
 def prompts(trial: Trial) -> dict[str, float]:
-    """Things on backgrounds that training showed them on, and on those that it didn't."""
+    """Things on backgrounds of the training data, and on held-out backgrounds."""
     figures = {}
     for name, choose in (("seen pairs", trial.seen), ("held-out pairs", trial.unseen)):
         outputs = trial.from_noise(prompt(thing, choose(thing)) for thing in trial.chosen)
@@ -132,7 +132,7 @@ def prompts(trial: Trial) -> dict[str, float]:
 
 
 def colors(trial: Trial) -> dict[str, float]:
-    """Things in colors that training painted them in, and in those that it didn't."""
+    """Things in colors of the training data, and in held-out colors."""
     figures = {}
     for name, held_out in (("seen colors", False), ("held-out colors", True)):
         wanted = [

@@ -112,7 +112,7 @@ def _plain(name: str) -> str:
 
 
 def _keywords(artwork: Artwork, name: str) -> list[str]:
-    """Those that may stand for the thing, before what others say of themselves is known."""
+    """The artwork's keywords of a thing that may be its name; other things may have the same ones."""
     kept = [word for word in artwork.keywords[name] if re.fullmatch(r"[a-z][a-z' -]{2,20}", word)]
     return [word for word in kept if word not in NOT_NOUNS]
 
