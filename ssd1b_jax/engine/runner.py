@@ -11,6 +11,7 @@ from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.programs import Programs
 from ssd1b_jax.engine.slots import Block, Entry, Grid, Lane, Outbox, Place, taken
 from ssd1b_jax.engine.stages import Steps
+from ssd1b_jax.models import PARTS
 
 
 class Runner:
@@ -25,7 +26,7 @@ class Runner:
         self.lanes: list[Lane] = [(device, row) for device in range(self.count) for row in range(self.width)]
 
     def run(self, name: str, program: Program, *arguments):
-        """Call a stage, which is compiled first where it was not."""
+        """Call a stage, which is compiled first where it was not. The first argument are leaves of parameters."""
         return self.programs.get(name, program)(*arguments)
 
     def prepare(self, group: Group, dealt: Mapping[Lane, Entry]) -> tuple[Block, dict]:
@@ -37,7 +38,7 @@ class Runner:
         rows = [dealt.get(lane, first) for lane in self.lanes]
         grid: Grid = [[dealt.get((device, row)) for row in range(self.width)] for device in range(self.count)]
         inputs = jax.tree.map(lambda *each: np.stack(each), *(entry.inputs.inputs for entry in rows))
-        params = self.adapters.params(dict(group.loras))
+        params = self.adapters.leaves(dict(group.loras), *PARTS)
         slots, finite = self.run("prepare", group.program, params, self.devices.split(inputs))
         block = Block(slots, grid)
         for entry, device, row in taken(grid):
@@ -65,7 +66,7 @@ class Runner:
             start[device, row], stop[device, row] = entry.call, last
             entry.call = last
         name = programs.advance(group.program.guided, guided)
-        params = dict(unet=self.adapters.params(dict(group.loras))["unet"])
+        params = self.adapters.leaves(dict(group.loras), "unet")
         state, fixed = block.slots
         state, denoised = self.run(name, group.program, params, state, fixed, Steps(start, stop))
         block.slots = block.slots._replace(state=state)
@@ -90,7 +91,7 @@ class Runner:
 
     def decode(self, program: Program, latents, grid: Grid):
         """Pixels of latents, on the devices; tells each picture of the grid where its `finite` are."""
-        params = dict(vae=self.adapters.params({})["vae"])
+        params = self.adapters.leaves({}, "vae")
         pixels, finite = self.run("decode", program, params, latents)
         for entry, device, row in taken(grid):
             entry.finite.append((finite, device, row))
