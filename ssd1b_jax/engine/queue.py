@@ -7,7 +7,7 @@ of pixels. They end when no picture is left, and begin again with the next.
 import contextvars
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 
 import jax
@@ -83,6 +83,8 @@ class Queue:
             raise RequestError(f"priority must be one of {', '.join(PRIORITIES)}, got {priority!r}")
         if row is not None and not 0 <= row < self._runner.width:
             raise RequestError(f"row must be less than the {self._runner.width} of a device, got {row}")
+        if not isinstance(caller, Hashable):
+            raise RequestError(f"caller must be hashable, for callers are told apart by it, got {caller!r}")
         self._runner.adapters.check(job.request.loras)
         now = self.clock()
         entry = Entry(

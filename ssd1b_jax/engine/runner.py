@@ -37,15 +37,24 @@ class Runner:
         first = next(iter(dealt.values()))
         rows = [dealt.get(lane, first) for lane in self.lanes]
         grid: Grid = [[dealt.get((device, row)) for row in range(self.width)] for device in range(self.count)]
-        inputs = jax.tree.map(lambda *each: np.stack(each), *(entry.inputs.inputs for entry in rows))
+        inputs = jax.tree.map(self._stack, *(entry.inputs.inputs for entry in rows))
         params = self.adapters.leaves(dict(group.loras), *PARTS)
-        slots, finite = self.run("prepare", group.program, params, self.devices.split(inputs))
+        slots, finite = self.run("prepare", group.program, params, inputs)
         block = Block(slots, grid)
         for entry, device, row in taken(grid):
             entry.picture, entry.notes = entry.inputs.picture, entry.inputs.notes
             entry.inputs = None
             entry.finite.append((finite, device, row))
         return block, finite
+
+    def _stack(self, *rows: np.ndarray) -> np.ndarray:
+        """One array of all rows, by device; the call places it there."""
+        first = np.asarray(rows[0])
+        stacked = np.empty((self.count, self.width, *first.shape), first.dtype)
+        flat = stacked.reshape(len(rows), *first.shape)
+        for i, row in enumerate(rows):
+            flat[i] = row
+        return stacked
 
     def gather(self, program: Program, wanted: Sequence[Entry], blocks: Sequence[Block]) -> Block:
         """Bring pictures, at most one of each lane, into one block; the pictures that are in their rows leave it."""
