@@ -47,7 +47,7 @@ class Runner:
             entry.finite.append((finite, device, row))
         return block, finite
 
-    def _stack(self, *rows: np.ndarray) -> np.ndarray:
+    def _stack(self, *rows: np.ndarray | np.generic) -> np.ndarray:
         """One array of all rows, by device; the call places it there."""
         first = np.asarray(rows[0])
         stacked = np.empty((self.count, self.width, *first.shape), first.dtype)
