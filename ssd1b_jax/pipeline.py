@@ -263,7 +263,7 @@ def _compile(compiled: programs.Programs, jobs: Iterable[Job]) -> Iterator[str]:
     """Compile what the jobs run, a program at every step."""
     kinds: dict = {}
     for job in jobs:
-        kinds.setdefault(job.group.program, set()).update(span.guided for span in job.spans)
+        kinds.setdefault(job.group.program, set()).update(job.kinds)
     for program, guided in kinds.items():
         yield from compiled.compile(program, guided)
 

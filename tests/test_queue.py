@@ -255,6 +255,8 @@ def test_a_full_queue_says_when_to_come_again(tiny_pipe):
 def test_wrong_arguments_are_told(tiny_pipe):
     with pytest.raises(RequestError, match="priority must be one of interactive, batch, got 'high'"):
         tiny_pipe.queue.submit(tiny_pipe._planner.plan(base()), priority="high")
+    with pytest.raises(RequestError, match="caller must be hashable, .* got \\[1\\]"):
+        tiny_pipe.submit(base(), caller=[1])
     with pytest.raises(RequestError, match="on_error must be one of raise, return, got 'yield'"):
         tiny_pipe.generate([], on_error="yield")
     with pytest.raises(RequestError, match="no LoRA named 'style' is loaded"):

@@ -42,11 +42,13 @@ class Adapters:
         self._files: dict[str, str] = {}
         self._offered: dict[str, Path] = {}
         self._last: tuple[dict[str, float], dict] | None = None
+        self._leaves: list[tuple[dict, dict[tuple[str, ...], tuple[Array, ...]]]] = []  # of params, by parts
         self._lock = threading.Lock()
 
     def load(self, params: dict) -> None:
         """Take the parameters whose shapes it was made with."""
         self._params = params
+        self._leaves = []
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -95,11 +97,23 @@ class Adapters:
         with self._lock:
             if self._last is not None and self._last[0] == scales:
                 return self._last[1]
-            self._last = None  # frees its memory for the next
+            self._last, self._leaves = None, []  # frees its memory for the next
             loras = [self._loras[name] for name in scales]
             params = merge(self._params, loras, list(scales.values()), self._algorithms)
             self._last = scales, params
             return params
+
+    def leaves(self, scales: Mapping[str, Any], *parts: str) -> tuple[Array, ...]:
+        """The same as compiled programs take them: the leaves of some parts, which are kept as long as they are."""
+        params = self.params(scales)
+        with self._lock:
+            kept = next((leaves for owner, leaves in self._leaves if owner is params), None)
+            if kept is None:
+                kept = {}
+                self._leaves.append((params, kept))
+            if parts not in kept:
+                kept[parts] = tuple(jax.tree.leaves({part: params[part] for part in parts}))
+            return kept[parts]
 
 
 def place(lora: LoRA, params: dict) -> LoRA:

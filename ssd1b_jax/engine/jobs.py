@@ -5,6 +5,7 @@ exactly before anything runs.
 """
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,11 @@ class Job:
     @property
     def calls(self) -> int:
         return self.table.calls
+
+    @functools.cached_property
+    def kinds(self) -> frozenset[bool]:
+        """Whether it has guided calls, and whether others."""
+        return frozenset(span.guided for span in self.spans)
 
     def span(self, call: int) -> Span:
         """The span that a call belongs to."""

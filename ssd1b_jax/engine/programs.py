@@ -7,8 +7,10 @@ dropped, and their traces with them.
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,7 @@ class Lowerable(NamedTuple):
     function: Callable
     mapped: Callable
     arguments: tuple
+    donate: str | None
 
     @property
     def per_device(self) -> tuple:
@@ -43,46 +46,82 @@ class Lowerable(NamedTuple):
 
 
 class Programs:
-    """The stages of one model on its devices. Usable from many threads; a program is compiled once."""
+    """The stages of one model on its devices. Usable from many threads; a program is compiled once.
+
+    Whoever asks for a program that another thread compiles waits for it, and nobody else does.
+    """
 
     def __init__(self, config: ModelConfig, dtypes: Mapping[str, jnp.dtype], devices: Devices):
         self.config = config
         self.devices = devices
         self.stages = Stages(config, dtypes, devices.platform)
-        self._compiled: OrderedDict[tuple, Callable] = OrderedDict()
-        self._lock = threading.RLock()
+        self._compiled: OrderedDict[tuple, Future[Callable]] = OrderedDict()
+        self._alive: WeakValueDictionary[tuple, Future[Callable]] = WeakValueDictionary()  # also those that are held
+        self._lock = threading.Lock()
 
     def get(self, name: str, program: Program) -> Callable:
-        """The compiled stage; compiles it where it is not there."""
-        if name in ("decode", "put_latents"):
-            # Of all else they know nothing.
-            program = Program(program.width, program.height, guided=False, chunks=1, noise_rows=0)
-        key = name, program, kernels.is_plain()
+        """The compiled stage; compiles it where it is not there. It takes the parameters' leaves, in a tuple."""
+        return self._get(name, program).result()
+
+    def hold(self, program: Program, guided: Collection[bool]) -> list[Future[Callable]]:
+        """All that a program runs. It stays as long as the list does, however many others are compiled."""
+        held = [self._get(name, program) for name in self._names(program, guided)]
+        for compiled in held:
+            compiled.result()
+        return held
+
+    def is_there(self, program: Program, guided: Collection[bool]) -> bool:
+        """Whether all that a program runs is compiled."""
         with self._lock:
-            compiled = self._compiled.get(key)
-            if compiled is None:
-                stage = self.lowerable(name, program)
-                compiled = stage.mapped.lower(*stage.arguments).compile()
-                self.devices.forget(stage.mapped)
+            found = [self._alive.get(_key(name, program)) for name in self._names(program, guided)]
+        return all(compiled is not None and compiled.done() for compiled in found)
+
+    def compile(self, program: Program, guided: Collection[bool]) -> Iterator[str]:
+        """Compile what a program runs; `guided` says which kinds of calls there are. Yields each name after it."""
+        for name in self._names(program, guided):
+            self.get(name, program)
+            yield name
+
+    def _names(self, program: Program, guided: Collection[bool]) -> tuple[str, ...]:
+        moves = ("put", "put_latents") if self.devices.batch_size > 1 else ()
+        return "prepare", *(advance(program.guided, phase) for phase in sorted(guided)), "decode", *moves
+
+    def _get(self, name: str, program: Program) -> Future[Callable]:
+        key = _key(name, program)
+        with self._lock:
+            compiled = self._alive.get(key)
+            is_new = compiled is None
+            if is_new:
+                compiled = self._alive[key] = Future()
             self._compiled[key] = compiled
             self._compiled.move_to_end(key)
             while len(self._compiled) > MAX_PROGRAMS:
                 self._compiled.popitem(last=False)
+        if is_new:
+            try:
+                compiled.set_result(self._compile(name, program))
+            except BaseException as error:
+                with self._lock:  # the next who asks tries again
+                    self._compiled.pop(key, None)
+                    self._alive.pop(key, None)
+                compiled.set_exception(error)
         return compiled
 
-    def compile(self, program: Program, guided: set[bool]) -> Iterator[str]:
-        """Compile what a program runs; `guided` says which kinds of calls there are. Yields each name after it."""
-        moves = ("put", "put_latents") if self.devices.batch_size > 1 else ()
-        for name in ("prepare", *(advance(program.guided, phase) for phase in sorted(guided)), "decode", *moves):
-            self.get(name, program)
-            yield name
+    def _compile(self, name: str, program: Program) -> Callable:
+        stage = self.lowerable(name, program)
+        params, *batches = stage.arguments
+        leaves, tree = jax.tree.flatten(params)
+        mapped = self.devices.map(_flat(stage.function, tree), donate=stage.donate)
+        compiled = mapped.lower(tuple(leaves), *batches).compile()
+        self.devices.forget(mapped)
+        return compiled
 
     def lowerable(self, name: str, program: Program) -> Lowerable:
         """A stage to be lowered: from shapes alone, so that it need not run where it is compiled."""
         function = stages.put if name.startswith("put") else getattr(self.stages, name)
         donate = "state" if name.startswith("advance") else None
         mapped = self.devices.map(_fresh(function), donate=donate)
-        return Lowerable(name, function, mapped, self._arguments(name, program))
+        return Lowerable(name, function, mapped, self._arguments(name, program), donate)
 
     def _arguments(self, name: str, program: Program) -> tuple:
         params = self._params()
@@ -128,6 +167,22 @@ def _fresh(function: Callable) -> Callable:
         return function(*arguments)
 
     return stage
+
+
+def _flat(function: Callable, tree: Any) -> Callable:
+    """A stage that takes the leaves of its parameters: a call then need not go through their tree, which is large."""
+
+    @functools.wraps(function)
+    def stage(leaves, *batches):
+        return function(jax.tree.unflatten(tree, leaves), *batches)
+
+    return stage
+
+
+def _key(name: str, program: Program) -> tuple:
+    if name in ("decode", "put_latents"):  # of all else they know nothing
+        program = Program(program.width, program.height, guided=False, chunks=1, noise_rows=0)
+    return name, program, kernels.is_plain()
 
 
 def advance(two_sided: bool, guided: bool) -> str:

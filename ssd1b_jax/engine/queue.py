@@ -1,34 +1,36 @@
 """The queue that owns the devices: everything that makes pictures submits them here.
 
-One thread gives the devices their calls, one reads pictures and draws noise, one makes results of pixels. They end
-when no picture is left, and begin again with the next.
+One thread gives the devices their calls, one compiles programs, one reads pictures and draws noise, one makes results
+of pixels. They end when no picture is left, and begin again with the next.
 """
 
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 
 import jax
 import numpy as np
 
-from ssd1b_jax.engine import inputs
+from ssd1b_jax.engine import finishing, reading
+from ssd1b_jax.engine.finishing import Finishing
 from ssd1b_jax.engine.jobs import Job
 from ssd1b_jax.engine.lifetime import Lifetime
 from ssd1b_jax.engine.pictures import Pictures
+from ssd1b_jax.engine.reading import Reading
 from ssd1b_jax.engine.results import Results
 from ssd1b_jax.engine.runner import Runner
 from ssd1b_jax.engine.scheduler import PRIORITIES, Scheduler
 from ssd1b_jax.engine.slots import Entry, look
 from ssd1b_jax.engine.ticket import Ticket
 from ssd1b_jax.engine.ticks import Ticks
-from ssd1b_jax.engine.worker import Worker
 from ssd1b_jax.errors import CancelledError, DeadlineError, DeviceError, RequestError
+from ssd1b_jax.result import Result
 
-READ_AHEAD = 2  # times what the devices take at once
 ORDER_SECONDS = 0.5  # at most, between looks at how the order has aged
-THREADS = ("ssd1b-queue", "ssd1b-reader", "ssd1b-results")
+THREAD = "ssd1b-queue"
+THREADS = (THREAD, *reading.THREADS, finishing.THREAD)
 
 
 class Queue:
@@ -40,17 +42,17 @@ class Queue:
     def __init__(self, runner: Runner, results: Results, clock: Callable[[], float] = time.monotonic):
         self.clock = clock
         self.scheduler = Scheduler(runner.devices.batch_size)
-        self.ticks = Ticks(runner, self.scheduler, self._finish)
+        self._reading = Reading(runner.programs, lambda: [*self._entries], self._fail, self._look_again)
+        self._finishing = Finishing(results, self._settle, self._fail, self._break)
+        self.ticks = Ticks(runner, self.scheduler, self._finishing.submit)
         self.host_seconds = 0.0
         self._runner = runner
-        self._results = results
         self._config = runner.programs.config
         self._entries: dict[Entry, None] = {}  # in order of arrival
         self._order: tuple[Entry, ...] = ()
         self._ordered_at = -float("inf")
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._reader, self._finisher = Worker(THREADS[1]), Worker(THREADS[2])
         self._failure: BaseException | None = None
         self._news = 0  # counts what the queue's thread has to look at
         self._is_closed = False
@@ -81,6 +83,8 @@ class Queue:
             raise RequestError(f"priority must be one of {', '.join(PRIORITIES)}, got {priority!r}")
         if row is not None and not 0 <= row < self._runner.width:
             raise RequestError(f"row must be less than the {self._runner.width} of a device, got {row}")
+        if not isinstance(caller, Hashable):
+            raise RequestError(f"caller must be hashable, for callers are told apart by it, got {caller!r}")
         self._runner.adapters.check(job.request.loras)
         now = self.clock()
         entry = Entry(
@@ -105,7 +109,7 @@ class Queue:
             self._tell()
             if self._thread is None:
                 context = contextvars.copy_context()
-                self._thread = threading.Thread(target=context.run, args=(self._run,), name=THREADS[0], daemon=True)
+                self._thread = threading.Thread(target=context.run, args=(self._run,), name=THREAD, daemon=True)
                 self._thread.start()
         return Ticket(self, entry, entry.future)
 
@@ -167,8 +171,8 @@ class Queue:
             thread = self._thread
             if thread is not None:
                 thread.join()
-            self._reader.join()
-            self._finisher.join()
+            self._reading.join()
+            self._finishing.join()
 
     def _ranked(self) -> tuple[Entry, ...]:
         """All that is not done, in order."""
@@ -201,7 +205,7 @@ class Queue:
                 return False
         began = time.thread_time()
         order = self._ranked()
-        self._read(order)
+        self._reading.go_on(order)
         try:
             went_on = self.ticks.step(order)
         except jax.errors.JaxRuntimeError as error:
@@ -226,18 +230,6 @@ class Queue:
                 continue
             self.ticks.drop(entry)
 
-    def _read(self, order: Sequence[Entry]) -> None:
-        """Have the next pictures read, in order, and no more than are soon needed."""
-        most = READ_AHEAD * self.ticks.capacity
-        ahead = sum(entry.is_reading or entry.is_ready for entry in order)
-        for entry in order:
-            if ahead >= most:
-                return
-            if entry.is_waiting:
-                entry.is_reading = True
-                ahead += 1
-                self._reader.submit(lambda entry=entry: self._read_one(entry))
-
     def _recover(self, error: BaseException) -> None:
         """A device failed: make its pictures from their requests once more; those that fail again have failed."""
         for entry in self.ticks.clear():
@@ -255,41 +247,19 @@ class Queue:
         for entry in entries:
             self._fail(entry, error)
 
-    def _finish(self, pixels, places: list[tuple[Entry, int, int]]) -> None:
-        self._finisher.submit(lambda: self._finish_all(pixels, places))
-
     # In the other threads
 
-    def _read_one(self, entry: Entry) -> None:
-        try:
-            program = entry.job.group.program
-            if not entry.future.done():
-                for _ in self._runner.programs.compile(program, {span.guided for span in entry.job.spans}):
-                    pass
-                entry.inputs = inputs.read(entry.job, self._config, entry.pictures)
-        except Exception as error:
-            self._fail(entry, error)
+    def _break(self, error: BaseException) -> None:
+        """Take note that a device failed; the queue's thread begins its pictures again."""
         with self._changed:
-            entry.is_reading = False
+            self._failure = error
             self._tell()
 
-    def _finish_all(self, pixels, places: list[tuple[Entry, int, int]]) -> None:
-        try:
-            host = np.asarray(pixels)
-            for entry, device, row in places:
-                if not entry.future.done():
-                    try:
-                        self._settle(entry, self._results.result(entry, host[device, row].copy()))
-                    except jax.errors.JaxRuntimeError:
-                        raise
-                    except Exception as error:
-                        self._fail(entry, error)
-        except jax.errors.JaxRuntimeError as error:
-            with self._changed:
-                self._failure = error
-                self._tell()
+    def _look_again(self) -> None:
+        with self._changed:
+            self._tell()
 
-    def _settle(self, entry: Entry, result) -> None:
+    def _settle(self, entry: Entry, result: Result) -> None:
         if self._forget(entry):
             self.scheduler.finished(entry)
             entry.release()

@@ -11,6 +11,7 @@ from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.programs import Programs
 from ssd1b_jax.engine.slots import Block, Entries, Entry, Lane, Outbox, Place, taken
 from ssd1b_jax.engine.stages import Steps
+from ssd1b_jax.models import PARTS
 
 
 class Runner:
@@ -25,7 +26,7 @@ class Runner:
         self.lanes: list[Lane] = [(device, row) for device in range(self.count) for row in range(self.width)]
 
     def run(self, name: str, program: Program, *arguments):
-        """Call a stage, which is compiled first where it was not."""
+        """Call a stage, which is compiled first where it was not. The first argument are leaves of parameters."""
         return self.programs.get(name, program)(*arguments)
 
     def prepare(self, group: Group, dealt: Mapping[Lane, Entry]) -> tuple[Block, dict]:
@@ -36,15 +37,24 @@ class Runner:
         first = next(iter(dealt.values()))
         rows = [dealt.get(lane, first) for lane in self.lanes]
         grid: Entries = [[dealt.get((device, row)) for row in range(self.width)] for device in range(self.count)]
-        inputs = jax.tree.map(lambda *each: np.stack(each), *(entry.inputs.inputs for entry in rows))
-        params = self.adapters.params(dict(group.loras))
-        slots, finite = self.run("prepare", group.program, params, self.devices.split(inputs))
+        inputs = jax.tree.map(self._stack, *(entry.inputs.inputs for entry in rows))
+        params = self.adapters.leaves(dict(group.loras), *PARTS)
+        slots, finite = self.run("prepare", group.program, params, inputs)
         block = Block(slots, grid)
         for entry, device, row in taken(grid):
             entry.picture, entry.notes = entry.inputs.picture, entry.inputs.notes
             entry.inputs = None
             entry.finite.append((finite, device, row))
         return block, finite
+
+    def _stack(self, *rows: np.ndarray | np.generic) -> np.ndarray:
+        """One array of all rows, by device; the call places it there."""
+        first = np.asarray(rows[0])
+        stacked = np.empty((self.count, self.width, *first.shape), first.dtype)
+        flat = stacked.reshape(len(rows), *first.shape)
+        for i, row in enumerate(rows):
+            flat[i] = row
+        return stacked
 
     def gather(self, program: Program, wanted: Sequence[Entry], blocks: Sequence[Block]) -> Block:
         """Bring pictures, at most one of each lane, into one block; the pictures that are in their rows leave it."""
@@ -65,7 +75,7 @@ class Runner:
             start[device, row], stop[device, row] = entry.call, last
             entry.call = last
         name = programs.advance(group.program.guided, guided)
-        params = dict(unet=self.adapters.params(dict(group.loras))["unet"])
+        params = self.adapters.leaves(dict(group.loras), "unet")
         state, fixed = block.slots
         state, denoised = self.run(name, group.program, params, state, fixed, Steps(start, stop))
         block.slots = block.slots._replace(state=state)
@@ -90,7 +100,7 @@ class Runner:
 
     def decode(self, program: Program, latents, grid: Entries):
         """Pixels of latents, on the devices; tells each picture of the grid where its `finite` are."""
-        params = dict(vae=self.adapters.params({})["vae"])
+        params = self.adapters.leaves({}, "vae")
         pixels, finite = self.run("decode", program, params, latents)
         for entry, device, row in taken(grid):
             entry.finite.append((finite, device, row))

@@ -5,7 +5,7 @@ wait keeps its state where it is, and on a CPU the row decides how sums are roun
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ class Entry(Work):
 
     `call` counts model calls that the devices were told of, `seen_calls` those that are done. `finite` are arrays on
     the devices, by stage, with the picture's place in them; so is `denoised`. `row` is the row that the picture has, or
-    has to have.
+    has to have. `programs` keeps those that it runs.
     """
 
     job: Job
@@ -56,6 +56,7 @@ class Entry(Work):
     watch: Callable[[list["Entry"]], None] | None = None
     row: int | None = None
 
+    programs: Sequence[Any] = ()
     inputs: HostInputs | None = None
     is_reading: bool = False
     is_cancelled: bool = False
@@ -98,7 +99,7 @@ class Entry(Work):
         """Let go of all that only an unfinished picture needs; its ticket may be kept for long."""
         self.inputs = self.picture = self.denoised = self.watch = None
         self.job = dataclasses.replace(self.job, picture=None)
-        self.finite = []
+        self.finite, self.programs = [], ()
 
 
 class Block:

@@ -27,9 +27,12 @@ TURN = 200  # model calls of one group before another one has its turn
 
 @dataclass
 class Flight:
-    """A call that the devices have: `calls` are those that each picture has made after it."""
+    """A call that the devices have: `calls` are those that each picture has made after it.
 
-    result: Any
+    `result` is any of its arrays, for all are ready at once.
+    """
+
+    result: jax.Array
     calls: dict[Entry, int]
     work: float
     began: float
@@ -127,7 +130,7 @@ class Ticks:
         if dealt:
             block, finite = self.runner.prepare(group, dealt)
             self.blocks.setdefault(group, []).append(block)
-            self._fly(finite, dict.fromkeys(block.entries(), 0))
+            self._fly(next(iter(finite.values())), dict.fromkeys(block.entries(), 0))
 
     def _deal(self, ready: Sequence[Entry], entries: Sequence[Entry]) -> dict[Lane, Entry]:
         """Lanes for the pictures that are ready, of all in order. None if all are busy and no picture is urgent.
@@ -251,7 +254,7 @@ class Ticks:
     def _land(self) -> None:
         """Wait for the first call that the devices have, and share its time among its pictures."""
         flight = self.flights[0]  # stays, until it is known that it has not failed
-        jax.block_until_ready(flight.result)
+        flight.result.block_until_ready()
         self.flights.popleft()
         now = time.perf_counter()
         seconds = now - max(flight.began, self._landed_at)

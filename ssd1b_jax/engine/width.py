@@ -86,14 +86,15 @@ def _seconds(compiled: programs.Programs, program: Program, devices: Devices, pa
     """Seconds of CALLS model calls, the least of TURNS."""
     one = inputs.abstract(program, compiled.config)
     batch = jax.tree.map(lambda x: np.zeros((devices.batch_size, *x.shape), x.dtype), one)
-    slots, _ = compiled.get("prepare", program)(params, devices.split(batch))
+    leaves, unet = tuple(jax.tree.leaves(params)), tuple(jax.tree.leaves(dict(unet=params["unet"])))
+    slots, _ = compiled.get("prepare", program)(leaves, devices.split(batch))
     start = np.zeros((len(devices.devices), devices.per_device), np.int32)
     advance, state = compiled.get("advance", program), slots.state
 
     def turn() -> float:
         nonlocal state
         began = time.perf_counter()
-        state, _ = advance(dict(unet=params["unet"]), state, slots.fixed, Steps(start, start + CALLS))
+        state, _ = advance(unet, state, slots.fixed, Steps(start, start + CALLS))
         jax.block_until_ready(state)
         return time.perf_counter() - began
 

@@ -1,0 +1,111 @@
+"""What is done for a picture before the devices can take it: its programs are compiled, then it is read.
+
+Both have a thread of their own: pictures whose programs are there are read and advanced while others are compiled.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import jax
+
+from ssd1b_jax.engine import inputs
+from ssd1b_jax.engine.jobs import Job, Program
+from ssd1b_jax.engine.programs import Programs
+from ssd1b_jax.engine.slots import Entry
+from ssd1b_jax.engine.worker import Worker
+from ssd1b_jax.errors import DeviceError
+
+READ_AHEAD = 2  # times what the devices take at once
+THREADS = ("ssd1b-compiler", "ssd1b-reader")
+
+
+class Needed(NamedTuple):
+    """What has to be compiled for a picture: the stages of a program, with the kinds of calls that it makes."""
+
+    program: Program
+    guided: frozenset[bool]
+
+    @classmethod
+    def of(cls, job: Job) -> "Needed":
+        return cls(job.group.program, job.kinds)
+
+
+class Reading:
+    """Gets pictures ready, in order.
+
+    `entries` gives the pictures that are not done. `fail(entry, error)` fails one, and `tell` has the queue look at
+    what has changed.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        entries: Callable[[], Collection[Entry]],
+        fail: Callable[[Entry, BaseException], None],
+        tell: Callable[[], None],
+    ):
+        self._programs = programs
+        self._entries, self._fail, self._tell = entries, fail, tell
+        self._most = READ_AHEAD * programs.devices.batch_size
+        self._is_compiling = False
+        self._compiler, self._reader = Worker(THREADS[0]), Worker(THREADS[1])
+
+    def go_on(self, order: Sequence[Entry]) -> None:
+        """Have the next pictures read, and no more than are soon needed. Only the queue's own thread calls this.
+
+        A picture whose programs are not there waits until they are, and those after it do not.
+        """
+        ahead = sum(entry.is_reading or entry.is_ready for entry in order)
+        known: dict[Needed, bool] = {}
+        for entry in order:
+            if ahead >= self._most:
+                return
+            if not entry.is_waiting:
+                continue
+            needed = Needed.of(entry.job)
+            if needed not in known:
+                known[needed] = self._programs.is_there(*needed)
+            if known[needed]:
+                entry.is_reading = True
+                ahead += 1
+                self._reader.submit(lambda entry=entry: self._read(entry))
+            elif not self._is_compiling:
+                self._is_compiling = True
+                self._compiler.submit(lambda needed=needed: self._compile(needed))
+
+    def join(self) -> None:
+        """Wait until both threads have ended. What is being compiled is compiled to its end."""
+        self._compiler.join()
+        self._reader.join()
+
+    def _compile(self, needed: Needed) -> None:
+        """Compile until nobody wants it any more. An error is that of the pictures that wait for it."""
+        try:
+            for _ in self._programs.compile(*needed):
+                if not self._waiting(needed):
+                    break
+        except Exception as error:
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                size = f"{needed.program.width} x {needed.program.height}"
+                error = DeviceError(f"the programs of {size} pictures can't be compiled: {str(error).splitlines()[0]}")
+            for entry in self._waiting(needed):
+                self._fail(entry, error)
+        self._is_compiling = False
+        self._tell()
+
+    def _waiting(self, needed: Needed) -> list[Entry]:
+        return [
+            entry
+            for entry in self._entries()
+            if entry.is_waiting and not entry.is_cancelled and Needed.of(entry.job) == needed
+        ]
+
+    def _read(self, entry: Entry) -> None:
+        try:
+            if not entry.future.done():
+                entry.programs = self._programs.hold(*Needed.of(entry.job))
+                entry.inputs = inputs.read(entry.job, self._programs.config, entry.pictures)
+        except Exception as error:
+            self._fail(entry, error)
+        entry.is_reading = False
+        self._tell()
