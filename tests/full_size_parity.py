@@ -27,7 +27,7 @@ from full_size import make, measured
 from convert.to_model import convert
 from ssd1b_jax import Pipeline, config, images
 from ssd1b_jax.checkpoints import orbax
-from ssd1b_jax.checkpoints.model_folder import read_manifest
+from ssd1b_jax.checkpoints.model_json import read_manifest
 from ssd1b_jax.models import abstract, prepack
 
 TOLERANCE = 1e-4  # of a network's output: some hundred layers of float32

@@ -17,7 +17,8 @@ from helpers import checkpoints, tiny
 
 from convert.hub import is_hub_id
 from convert.to_model import convert
-from ssd1b_jax.checkpoints.model_folder import load_model, read_manifest
+from ssd1b_jax.checkpoints.model_folder import load_model
+from ssd1b_jax.checkpoints.model_json import read_manifest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BESIDE = ("unet/diffusion_pytorch_model.bin", "SSD-1B.safetensors", "unet/model.onnx", "demo.png")

@@ -98,7 +98,7 @@ def given(arguments: argparse.Namespace, owner: settings.Owner) -> dict[str, Any
 
 def check(arguments: argparse.Namespace, output: Output, path: Path) -> None:
     """Raise what can be wrong but the Request, before a model is looked at. Pictures are not decoded yet."""
-    from ssd1b_jax.checkpoints import lora
+    from ssd1b_jax.checkpoints import lora_file
 
     for name, value in given(arguments, "pipeline").items():
         settings.SETTINGS[name].check(value)
@@ -106,7 +106,7 @@ def check(arguments: argparse.Namespace, output: Output, path: Path) -> None:
     for picture in filter(None, (arguments.image, arguments.mask)):
         images.probe(picture)
     for file in lora_files(arguments).values():
-        lora.find(file)
+        lora_file.find(file)
 
 
 def check_files(arguments: argparse.Namespace, output: Output, path: Path, request=None) -> None:

@@ -25,7 +25,7 @@ class Policy:
 
     In a folder that has another run `restart` removes its pictures, and `add` keeps them. `verify` is how pictures that
     are kept are looked at: by their sha256, or only by their size. With `lease`, in seconds, workers take blocks of
-    lines by claims that last as long.
+    lines by claims that last as long. `fleet` is for a run whose pictures a fleet makes.
     """
 
     restart: bool = False
@@ -33,6 +33,7 @@ class Policy:
     verify: Literal["sha256", "size"] = "sha256"
     on_error: Literal["skip", "stop"] = "skip"
     lease: float | None = None
+    fleet: bool = False
 
 
 def begin(
