@@ -117,9 +117,9 @@ def plan(
         kind = next((kind for kind in (*ACCELERATORS, "CPU") if any(node.get(kind) for node in there)), None)
         if kind is None:
             raise RunError("the Ray cluster has no host with TPUs, GPUs or cores yet: give --ray-resources")
-        resources = {kind: min(node[kind] for node in there if node.get(kind))}
+        resources = {kind: float(min(node[kind] for node in there if node.get(kind)))}
     fitting = sum(all(node.get(name, 0) >= amount for name, amount in resources.items()) for node in there)
-    return dict(resources), workers or (max(fitting, 1), max(fitting, 1))
+    return {**resources}, workers or (max(fitting, 1), max(fitting, 1))
 
 
 def parse_workers(text: str) -> tuple[int, int | None]:
