@@ -374,6 +374,17 @@ def test_what_is_damaged_or_missing_is_made_again():
     assert pictures() == before and not Path("out/p6.png").is_symlink()
 
 
+def test_a_disk_without_hard_links_is_no_hindrance(monkeypatch):
+    def link(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    make(listing(3), "out")
+    assert make("list.csv", "out").kept == 3
+    with pytest.raises(SaveError, match="cannot be saved: operation not permitted"):
+        make("list.csv", "shared", shard=Shard(1, 2))
+
+
 def test_a_quick_look_takes_the_size_for_the_picture():
     make(listing(3), "out")
     data = bytearray(Path("out/p0.png").read_bytes())

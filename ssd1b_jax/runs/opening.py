@@ -60,14 +60,18 @@ def begin(
     if then is not None and policy.restart:
         _remove_all(folder)
     if then is None or policy.restart:
-        _write_origin(folder, made_by, index)
+        _write_origin(folder, made_by, index, folder.is_local and not shard.worker and policy.lease is None)
     elif not is_same:
         folder.write(origin.NAME, origin.dump(made_by))
     return checked
 
 
-def _write_origin(folder: Place, made_by: origin.Origin, index: Index) -> None:
+def _write_origin(folder: Place, made_by: origin.Origin, index: Index, is_alone: bool) -> None:
     """Write run.json, unless another worker has meanwhile begun the same run."""
+    if is_alone:  # whose disk may have no hard links, as Google Drive
+        checking.check_free(folder, index)
+        folder.write(origin.NAME, origin.dump(made_by))
+        return
     try:
         checking.check_free(folder, index)
     except RunError:
