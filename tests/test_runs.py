@@ -829,6 +829,8 @@ def test_a_plan_of_a_run(capsys, monkeypatch):
     assert "an ESTIMATE for 8 x chip at 50% of the roofline: 10 s, 0.20 pictures/s" in out
     code, _, err = command(capsys, "plan", "emoji", "--manifest", "list.jsonl", "--efficiency", "2")
     assert code == 2 and err == "error: efficiency must be in (0, 1], got 2\n"
+    code, _, err = command(capsys, "plan", "emoji", "--manifest", "list.jsonl", "--topology", "cpu")
+    assert code == 2 and err.startswith("error: no limits of CPUs are known")  # before anything is compiled
 
 
 @pytest.mark.parametrize(
