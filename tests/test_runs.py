@@ -739,6 +739,24 @@ def test_pictures_are_fetched_from_object_stores(here):
     assert record["request"]["image"]["sha256"] == hashlib.sha256(Path("in.png").read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("hf://datasets/o/n", "hf://datasets/o/n can have no outputs: each would be a commit"),
+        ("ftp://a/b", "outputs go to a folder, or to one of s3, gs, az, memory, file, got 'ftp://a/b'"),
+    ],
+)
+def test_places_that_take_no_outputs(url, sentence):
+    with pytest.raises(RunError, match=re.escape(sentence)):
+        make(listing(2), url)
+
+
+def test_addresses_on_the_hub_are_whole():
+    write("list.jsonl", dict(id="a", image="hf://cat.png", prompt="x"), dict(id="b", prompt="x"))
+    [failure] = make("list.jsonl", "out").failures()
+    assert failure["error"].startswith("hf://cat.png: must be hf://datasets/OWNER/NAME/PATH")
+
+
 # the command
 
 
