@@ -12,13 +12,8 @@ from convert.weights import is_finite
 from ssd1b_jax.checkpoints import orbax
 from ssd1b_jax.checkpoints.diffusers_config import to_diffusers_configs
 from ssd1b_jax.checkpoints.folders import check_free, whole_folder
-from ssd1b_jax.checkpoints.model_folder import (
-    TOKENIZERS,
-    Manifest,
-    abstract_params,
-    check_dtype,
-    verify,
-)
+from ssd1b_jax.checkpoints.model_folder import TOKENIZERS, abstract_params, verify
+from ssd1b_jax.checkpoints.model_json import Manifest, check_dtype
 from ssd1b_jax.checkpoints.progress import OnProgress, no_progress
 from ssd1b_jax.checkpoints.safetensors import write_safetensors
 from ssd1b_jax.checkpoints.tensor_names import Entry, table

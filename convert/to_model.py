@@ -7,7 +7,8 @@ from convert.diffusers_folder import STEMS, read_licence, read_part
 from convert.weights import fill, to_flax
 from ssd1b_jax.checkpoints.diffusers_config import read_config
 from ssd1b_jax.checkpoints.folders import check_free
-from ssd1b_jax.checkpoints.model_folder import Manifest, check_dtype, save_model
+from ssd1b_jax.checkpoints.model_folder import save_model
+from ssd1b_jax.checkpoints.model_json import Manifest, check_dtype
 from ssd1b_jax.checkpoints.progress import OnProgress, no_progress
 from ssd1b_jax.errors import HubError, ModelError, WeightsError
 

@@ -9,7 +9,8 @@ import jax
 
 from ssd1b_jax import records
 from ssd1b_jax.checkpoints import lora
-from ssd1b_jax.checkpoints.model_folder import FEW_STEPS, TOKENIZERS, Manifest, Model, check_dtype, load_model, verify
+from ssd1b_jax.checkpoints.model_folder import TOKENIZERS, Model, load_model, verify
+from ssd1b_jax.checkpoints.model_json import FEW_STEPS, Manifest, check_dtype
 from ssd1b_jax.engine import programs, width
 from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.callers import OnProgress, Outcome, Progress, Stream, failure

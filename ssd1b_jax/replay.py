@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ssd1b_jax import images, records
-from ssd1b_jax.checkpoints import lora
-from ssd1b_jax.checkpoints.model_folder import read_manifest
+from ssd1b_jax.checkpoints import lora_file
+from ssd1b_jax.checkpoints.model_json import read_manifest
 from ssd1b_jax.errors import ModelError, RecordError
 from ssd1b_jax.pipeline import Pipeline, Progress
 from ssd1b_jax.records import SOURCES
@@ -187,7 +187,7 @@ def _picture_sha256(path: Path) -> tuple[str, ...]:
 
 
 def _lora_sha256(path: Path) -> tuple[str, ...]:
-    with lora.find(path).open("rb") as file:
+    with lora_file.find(path).open("rb") as file:
         return (hashlib.file_digest(file, "sha256").hexdigest(),)
 
 

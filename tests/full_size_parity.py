@@ -27,7 +27,7 @@ from full_size import make, measured
 from convert.to_model import convert
 from ssd1b_jax import Pipeline, images, presets
 from ssd1b_jax.checkpoints import orbax
-from ssd1b_jax.checkpoints.model_folder import read_manifest
+from ssd1b_jax.checkpoints.model_json import read_manifest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.models import abstract, prepack
 

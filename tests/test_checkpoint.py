@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from helpers.tiny import random_params, smallest_config
 
-from ssd1b_jax.checkpoints import folders, model_folder, orbax
+from ssd1b_jax.checkpoints import folders, model_folder, model_json, orbax
 from ssd1b_jax.checkpoints.folders import whole_folder
 from ssd1b_jax.checkpoints.model_folder import abstract_params, load_model, save_model, verify
 from ssd1b_jax.errors import ModelError
@@ -93,7 +93,7 @@ def test_hidden_files_are_no_part_of_a_model(folder, name):
 
 
 def test_every_file_is_verified(folder):
-    files = model_folder.read_manifest(folder).files
+    files = model_json.read_manifest(folder).files
     assert len(files) == 6 + 4 * 8  # two tokenizers of three files, four parts of eight
     for name in files:
         path = folder / name
@@ -116,7 +116,7 @@ def change(folder, **changes):
     """Change what a manifest says, with a sha256 that agrees."""
     path = folder / "model.json"
     said = json.loads(path.read_text()) | changes
-    said["sha256"] = model_folder._digest({key: value for key, value in said.items() if key != "sha256"})
+    said["sha256"] = model_json.digest({key: value for key, value in said.items() if key != "sha256"})
     path.write_text(json.dumps(said))
 
 
@@ -187,7 +187,7 @@ def test_a_model_in_many_pieces_is_the_same(saved, tmp_path, tokenizers, monkeyp
     jax.tree.map(np.testing.assert_array_equal, load_model(tmp_path / "model").params, load_model(saved).params)
     size = sum(2 * leaf.size for leaf in jax.tree.leaves(abstract_params(TINY)))
     assert sum(count for stage, count in told if stage == "writing") == size
-    files = model_folder.read_manifest(tmp_path / "model").files.values()
+    files = model_json.read_manifest(tmp_path / "model").files.values()
     assert sum(count for stage, count in told if stage == "hashing") == sum(entry["size"] for entry in files)
 
 

@@ -18,7 +18,8 @@ from convert.single_file import read_single_file
 from convert.to_diffusers import to_diffusers
 from convert.to_model import convert
 from ssd1b_jax import presets
-from ssd1b_jax.checkpoints.model_folder import EMBEDDED, load_model
+from ssd1b_jax.checkpoints.model_folder import load_model
+from ssd1b_jax.checkpoints.model_json import EMBEDDED
 from ssd1b_jax.checkpoints.safetensors import read_safetensors
 from ssd1b_jax.checkpoints.tensor_names import PREFIXES, sgm_names, table
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ssd1b_jax import Pipeline, Request, presets
-from ssd1b_jax.checkpoints.model_folder import EMBEDDED, load_model, verify
+from ssd1b_jax.checkpoints.model_folder import load_model, verify
+from ssd1b_jax.checkpoints.model_json import EMBEDDED
 from ssd1b_jax.training import doodles, evaluate
 from ssd1b_jax.training.things import with_article
 

@@ -10,7 +10,8 @@ from helpers.commands import run
 from helpers.lora import kohya, write
 
 from ssd1b_jax import Pipeline, Request, RequestError, presets
-from ssd1b_jax.checkpoints.model_folder import FEW_STEPS, load_model
+from ssd1b_jax.checkpoints.model_folder import load_model
+from ssd1b_jax.checkpoints.model_json import FEW_STEPS
 from ssd1b_jax.images import save
 
 FEW = dict(scheduler="lcm", num_inference_steps=4, exact_steps=True, guidance_scale=1.0, loras={"fast": 1.0})

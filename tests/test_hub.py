@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,7 +18,9 @@ from helpers import checkpoints, tiny
 
 from convert.hub import is_hub_id
 from convert.to_model import convert
-from ssd1b_jax.checkpoints.model_folder import load_model, read_manifest
+from ssd1b_jax import images
+from ssd1b_jax.checkpoints.model_folder import load_model
+from ssd1b_jax.checkpoints.model_json import read_manifest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BESIDE = ("unet/diffusion_pytorch_model.bin", "SSD-1B.safetensors", "unet/model.onnx", "demo.png")
@@ -45,7 +48,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 return self.answer(status, b"no", {"X-Error-Code": code, "X-Error-Message": "no"})
         if path.startswith("/api/models/"):
             return self.about(path.removeprefix("/api/models/"))
-        name = path.split(f"/resolve/{COMMIT}/")[-1]
+        name = re.split(rf"/resolve/(?:{COMMIT}|main|v2)/", path)[-1]
         file = self.folder / name
         if not file.is_file():
             return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
@@ -192,3 +195,30 @@ def test_no_hub(tmp_path, offline):
 def test_what_reads_as_an_id():
     assert all(map(is_hub_id, ("segmind/SSD-1B", "a/b.c_d-e")))
     assert not any(map(is_hub_id, ("SSD-1B", "./a", "../b", "a/b/c", "/a", "a/", "https://a/b", "a b/c")))
+
+
+@pytest.mark.slow
+def test_pictures_of_a_manifest_may_be_on_the_hub(served, folder, tmp_path):
+    """In a process of its own, whose hub is this one; it serves the folder as any repository of any kind."""
+    images.save(np.full((9, 9, 3), 200, np.uint8), folder / "cat.png")
+    program = """
+import json
+from helpers import stub
+rows = [dict(id=f"p{i}", image=f"hf://datasets/o/n{at}/{name}", prompt="x", seed=i)
+        for i, (at, name) in enumerate([("", "cat.png"), ("@v2", "cat.png"), ("", "gone.png")])]
+open("list.jsonl", "w").write("".join(json.dumps(row) + "\\n" for row in rows))
+run = stub.make("list.jsonl", "out")
+print(json.dumps(dict(made=run.tally.completed, errors=[entry["error"] for entry in run.failures()])))
+"""
+    address, asked, _ = served
+    place = dict(HF_ENDPOINT=address, HF_HOME=str(tmp_path / "cache"), HF_HUB_DISABLE_XET="1")
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | place | dict(PYTHONPATH=paths), cwd=tmp_path,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    (folder / "cat.png").unlink()
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout.splitlines()[-1])
+    [error] = said["errors"]
+    assert said["made"] == 2 and error.startswith("hf://datasets/o/n/gone.png: cannot be read: ")

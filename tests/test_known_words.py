@@ -6,7 +6,7 @@ import pytest
 from helpers.commands import run
 
 from ssd1b_jax import ModelError, Request
-from ssd1b_jax.checkpoints.model_folder import EMBEDDED, read_manifest
+from ssd1b_jax.checkpoints.model_json import EMBEDDED, read_manifest
 from ssd1b_jax.pipeline import planner
 from ssd1b_jax.prompts.known import FILE, KnownWords
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssd1b_jax import prompts
-from ssd1b_jax.checkpoints.model_folder import EMBEDDED
+from ssd1b_jax.checkpoints.model_json import EMBEDDED
 from ssd1b_jax.engine.stages import emphasize
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.prompts import Chunks, encode, pad, parse

@@ -374,6 +374,17 @@ def test_what_is_damaged_or_missing_is_made_again():
     assert pictures() == before and not Path("out/p6.png").is_symlink()
 
 
+def test_a_disk_without_hard_links_is_no_hindrance(monkeypatch):
+    def link(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    make(listing(3), "out")
+    assert make("list.csv", "out").kept == 3
+    with pytest.raises(SaveError, match="cannot be saved: operation not permitted"):
+        make("list.csv", "shared", shard=Shard(1, 2))
+
+
 def test_a_quick_look_takes_the_size_for_the_picture():
     make(listing(3), "out")
     data = bytearray(Path("out/p0.png").read_bytes())
@@ -728,6 +739,24 @@ def test_pictures_are_fetched_from_object_stores(here):
     assert record["request"]["image"]["sha256"] == hashlib.sha256(Path("in.png").read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("hf://datasets/o/n", "hf://datasets/o/n can have no outputs: each would be a commit"),
+        ("ftp://a/b", "outputs go to a folder, or to one of s3, gs, az, memory, file, got 'ftp://a/b'"),
+    ],
+)
+def test_places_that_take_no_outputs(url, sentence):
+    with pytest.raises(RunError, match=re.escape(sentence)):
+        make(listing(2), url)
+
+
+def test_addresses_on_the_hub_are_whole():
+    write("list.jsonl", dict(id="a", image="hf://cat.png", prompt="x"), dict(id="b", prompt="x"))
+    [failure] = make("list.jsonl", "out").failures()
+    assert failure["error"].startswith("hf://cat.png: must be hf://datasets/OWNER/NAME/PATH")
+
+
 # the command
 
 
@@ -818,6 +847,8 @@ def test_a_plan_of_a_run(capsys, monkeypatch):
     assert "an ESTIMATE for 8 x chip at 50% of the roofline: 10 s, 0.20 pictures/s" in out
     code, _, err = command(capsys, "plan", "emoji", "--manifest", "list.jsonl", "--efficiency", "2")
     assert code == 2 and err == "error: efficiency must be in (0, 1], got 2\n"
+    code, _, err = command(capsys, "plan", "emoji", "--manifest", "list.jsonl", "--topology", "cpu")
+    assert code == 2 and err.startswith("error: no limits of CPUs are known")  # before anything is compiled
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd1b_jax.checkpoints.model_folder import EMBEDDED
+from ssd1b_jax.checkpoints.model_json import EMBEDDED
 from ssd1b_jax.prompts.tokenizer import BEGIN, END, PromptTokenizer
 from ssd1b_jax.training import vocabulary
 

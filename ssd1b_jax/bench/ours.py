@@ -17,7 +17,8 @@ from ssd1b_jax.bench import served, weights
 from ssd1b_jax.bench.contenders import Prepared, started
 from ssd1b_jax.bench.task import FOLDER, GUIDED, Task
 from ssd1b_jax.checkpoints.memory import trim_heap
-from ssd1b_jax.checkpoints.model_folder import Manifest, Model, load_model, read_manifest, save_model
+from ssd1b_jax.checkpoints.model_folder import Model, load_model, save_model
+from ssd1b_jax.checkpoints.model_json import Manifest, read_manifest
 from ssd1b_jax.checkpoints.tensor_names import keys, table
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.pipeline import Pipeline

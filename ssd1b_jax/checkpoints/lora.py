@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
+from ssd1b_jax.checkpoints.lora_file import FILES, find
 from ssd1b_jax.checkpoints.safetensors import read_with_metadata, summary
 from ssd1b_jax.checkpoints.tensor_names import PREFIXES, sgm_names, table
 from ssd1b_jax.config import ModelConfig
@@ -26,8 +27,6 @@ from ssd1b_jax.files import read_json
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 KOHYA = {"unet": ("lora_unet",), "text_encoder": ("lora_te1", "lora_te"), "text_encoder_2": ("lora_te2",)}
-# The name of a folder's file in diffusers and in PEFT. PEFT keeps its alphas in adapter_config.json.
-FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 # How a tensor's name ends, and what it is to the layer whose name comes before.
 _DEFAULT = r"(?:\.default(?:_\d+)?)?"
 ROLES = {
@@ -238,21 +237,6 @@ def _float(tensor: np.ndarray) -> np.ndarray:
     """As it is in 16 or 32 bits, else in 32: what is infinite there is as good as infinite."""
     with np.errstate(over="ignore"):
         return tensor if tensor.dtype.kind in "fV" and tensor.dtype.itemsize <= 4 else tensor.astype(np.float32)
-
-
-def find(path: str | Path) -> Path:
-    """The safetensors file that `read` would read. Raises WeightsError."""
-    path = Path(path)
-    if path.is_dir():
-        files = [path / name for name in FILES if (path / name).is_file()]
-        if len(files) != 1:
-            raise WeightsError(f"{path} must hold {' or '.join(FILES)}: give the LoRA's file")
-        path = files[0]
-    if not path.is_file():
-        raise WeightsError(f"no LoRA at {str(path)!r}: give a safetensors file or the folder it is in")
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path} is no .safetensors file (others are pickles, which can run code): convert it")
-    return path
 
 
 def _alphas(file: Path, metadata: str | None) -> dict[str, Alphas]:

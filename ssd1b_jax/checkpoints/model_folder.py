@@ -21,37 +21,22 @@ import numpy as np
 from ssd1b_jax.checkpoints import orbax
 from ssd1b_jax.checkpoints.folders import check_free, whole_folder
 from ssd1b_jax.checkpoints.memory import release_pages, trim_heap
+from ssd1b_jax.checkpoints.model_json import (
+    AGAIN,
+    FORMAT,
+    Manifest,
+    check_dtype,
+    digest,
+    read_manifest,
+)
 from ssd1b_jax.checkpoints.progress import OnProgress, no_progress
 from ssd1b_jax.checkpoints.tensor_names import leaves
 from ssd1b_jax.config import ModelConfig
-from ssd1b_jax.errors import ConfigError, ModelError
+from ssd1b_jax.errors import ModelError
 from ssd1b_jax.models import PARTS, abstract, prepack
-from ssd1b_jax.settings import DTYPES, nearest
 
-FORMAT = 1
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
-EMBEDDED = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji"}
-FEW_STEPS = "fast.safetensors"  # a LoRA for few steps that a folder may hold beside its parts
-AGAIN = "copy or convert the model again"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """The content of `model.json`. `files` maps paths below `folder` to their size and sha256.
-
-    `name` is the name or path that the model was asked for by. Folders of equal `sha256` are the same model.
-    """
-
-    name: str
-    folder: Path
-    config: ModelConfig
-    dtype: str
-    source: str
-    revision: str | None
-    licence: str
-    files: dict[str, dict[str, Any]]
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +68,6 @@ def abstract_params(config: ModelConfig, dtype=jnp.float32) -> dict[str, dict]:
     """Shapes of every part's parameters, as pure dicts; `dtype` is one for all, or a mapping with one for each."""
     dtypes = dtype if isinstance(dtype, Mapping) else dict.fromkeys(PARTS, dtype)
     return {part: abstract(part, config, jnp.dtype(dtypes[part]))[1] for part in PARTS}
-
-
-def check_dtype(dtype: str, kind: type[ValueError] = ModelError) -> None:
-    """Raise `kind` for a dtype that weights can't be stored or computed in."""
-    if dtype not in DTYPES:
-        raise kind(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -133,7 +112,7 @@ def save_model(
         about = dict(format=FORMAT, source=source, revision=revision, licence=licence, dtype=dtype)
         listed = {name: _fingerprint(partial / name, on_progress) for name in sorted(_part_files(partial))}
         content = about | dict(config=config.to_dict(), files=listed)
-        manifest = json.dumps(content | dict(sha256=_digest(content)), indent=1)
+        manifest = json.dumps(content | dict(sha256=digest(content)), indent=1)
         (partial / "model.json").write_text(manifest + "\n", encoding="utf-8")
     return read_manifest(folder)
 
@@ -181,36 +160,6 @@ def verify(model: str | Path) -> Manifest:
     return manifest
 
 
-def read_manifest(model: str | Path) -> Manifest:
-    """The manifest of a model folder, or of the embedded model of that name. Weights are not read."""
-    folder = EMBEDDED.get(str(model), Path(model)).absolute()
-    path = folder / "model.json"
-    if not path.exists():
-        if (folder / "model_index.json").exists():
-            raise ModelError(f"{folder} is a diffusers folder: run ssd1b convert {model} TARGET, and use TARGET")
-        names = " or ".join(repr(name) for name in EMBEDDED)
-        near = nearest(str(model), EMBEDDED)
-        hint = f" (did you mean {near}?)" if near else ""
-        raise ModelError(f"no model folder at {str(model)!r}: give {names} or a folder that ssd1b convert wrote{hint}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise ModelError(f"{path} has format {data['format']}, this version reads {FORMAT}: convert it again")
-        config = ModelConfig.from_dict(data["config"])
-        about = {key: data[key] for key in ("dtype", "source", "revision", "licence")}
-        check_dtype(about["dtype"], ConfigError)
-        files = {name: dict(size=entry["size"], sha256=entry["sha256"]) for name, entry in data["files"].items()}
-    except ModelError:
-        raise
-    except ConfigError as error:
-        raise ModelError(f"{path}: {error}: {AGAIN}") from error
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise ModelError(f"{path} is not a readable manifest of a model: {AGAIN}") from error
-    if _digest({key: value for key, value in data.items() if key != "sha256"}) != data.get("sha256"):
-        raise ModelError(f"{path} is damaged (its sha256 is wrong): {AGAIN}")
-    return Manifest(name=str(model), folder=folder, config=config, files=files, sha256=data["sha256"], **about)
-
-
 def _read_back(folder: Path, shapes: dict) -> None:
     """Raise ModelError unless a part that was written can be read, before a manifest vouches for it."""
     try:
@@ -244,8 +193,3 @@ def _fingerprint(path: Path, on_progress: OnProgress = no_progress) -> dict[str,
         size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
     on_progress("hashing", size)
     return dict(size=size, sha256=digest)
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    """The sha256 of a manifest's content as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

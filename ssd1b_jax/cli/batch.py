@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,30 @@ def add(commands) -> None:
         metavar="SECONDS",
         help="with --claim: after so long others take what a worker that died had taken (default: 60)",
     )
+    _add_fleet(parser.add_argument_group("A fleet", "Ray hands the pictures to workers, one a host."))
     settings.add_row(parser, SETTINGS["num_images"])
     add_output(parser)
     settings.add(parser, without=("image", "prompt", "overwrite"))
+
+
+def _add_fleet(group) -> None:
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="make the pictures on a Ray cluster: by default that of RAY_ADDRESS, one that runs here, or a new one",
+    )
+    group.add_argument(
+        "--ray-workers",
+        metavar="N|MIN:MAX",
+        help="how many workers, as many as the cluster grows to with MIN: alone (default: one for each host)",
+    )
+    group.add_argument(
+        "--ray-resources",
+        metavar="NAME=N,…",
+        help="what Ray reserves for a worker, such as TPU=4 (default: all TPUs, GPUs or cores of a host)",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -74,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _batch(arguments: argparse.Namespace, report: Report) -> int:
     from ssd1b_jax import runs
-    from ssd1b_jax.checkpoints.model_folder import read_manifest
+    from ssd1b_jax.checkpoints.model_json import read_manifest
     from ssd1b_jax.runs import origin
     from ssd1b_jax.runs.place import place
 
@@ -84,6 +106,7 @@ def _batch(arguments: argparse.Namespace, report: Report) -> int:
     defaults = _defaults(arguments, model.config)
     shard = runs.Shard.parse(arguments.shard)
     _check_sharing(arguments, shard)
+    fleet = _fleet(arguments)
     manifest = runs.read(arguments.manifest, ignored=arguments.ignore, without=Path(arguments.output))
     folder = place(arguments.output)
     if arguments.dry_run:
@@ -95,15 +118,19 @@ def _batch(arguments: argparse.Namespace, report: Report) -> int:
         add=arguments.add,
         verify=arguments.verify,
         on_error=arguments.on_error,
-        lease=arguments.lease if arguments.claim or not folder.is_local else None,
+        lease=arguments.lease if _claims(arguments) else None,
+        fleet=fleet is not None,
     )
     run = runs.Run(manifest, defaults, folder, made_by, shard=shard, policy=policy)
     try:
         report.begin(run)
         if not run.is_done:
             first = run.first_request()
-            pipe = settings.pipeline(arguments, [first] if first else [])
-            run.make(pipe, report.tell)
+            load = partial(settings.pipeline, arguments, [first] if first else [])
+            if fleet is not None:
+                run.make_on(fleet, load, report.tell)
+            else:
+                run.make(load(), report.tell)
         return FAILED if report.end(run) else DONE
     finally:
         report.close()
@@ -127,9 +154,9 @@ def _defaults(arguments: argparse.Namespace, config) -> Any:
 
 
 def _check_sharing(arguments: argparse.Namespace, shard) -> None:
-    from ssd1b_jax.runs.bucket import is_url
-
-    claims = arguments.claim or is_url(arguments.output)
+    claims = _claims(arguments)
+    if arguments.ray is not None and (arguments.claim or shard.worker):
+        raise RequestError("a fleet shares its pictures out: give --ray alone, without --shard and --claim")
     if claims and shard.worker:
         raise RequestError("a worker has a share or claims what is left: give --shard or --claim")
     if arguments.restart and (claims or shard.worker):
@@ -138,12 +165,32 @@ def _check_sharing(arguments: argparse.Namespace, shard) -> None:
         raise RequestError(f"lease must be above 0 seconds, got {arguments.lease:g}")
 
 
+def _claims(arguments: argparse.Namespace) -> bool:
+    """Whether this process is one of many workers that claim what they make."""
+    from ssd1b_jax.runs.bucket import is_url
+
+    return arguments.claim or (is_url(arguments.output) and arguments.ray is None)
+
+
+def _fleet(arguments: argparse.Namespace):
+    """The Ray cluster that makes the pictures, None where this process does."""
+    from ssd1b_jax.runs import fleet
+
+    workers = arguments.ray_workers and fleet.parse_workers(arguments.ray_workers)
+    resources = fleet.parse_resources(arguments.ray_resources) if arguments.ray_resources else {}
+    if arguments.ray is None:
+        if workers or resources:
+            raise RequestError("ray-workers and ray-resources are for a fleet: give --ray too")
+        return None
+    return fleet.Fleet(address=arguments.ray or None, workers=workers, resources=resources)
+
+
 def _digests(arguments: argparse.Namespace) -> dict[str, str]:
-    from ssd1b_jax.checkpoints import lora
+    from ssd1b_jax.checkpoints import lora_file
 
     digests = {}
     for name, file in settings.lora_files(arguments).items():
-        with lora.find(file).open("rb") as opened:
+        with lora_file.find(file).open("rb") as opened:
             digests[name] = hashlib.file_digest(opened, "sha256").hexdigest()
     return digests
 

@@ -34,7 +34,7 @@ def add(commands) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     # Every mistake is reported before the weights are read.
     from ssd1b_jax import grid, images
-    from ssd1b_jax.checkpoints.model_folder import read_manifest
+    from ssd1b_jax.checkpoints.model_json import read_manifest
     from ssd1b_jax.grid.figure import PALE
     from ssd1b_jax.records import SOURCES
 

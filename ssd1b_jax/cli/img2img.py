@@ -46,7 +46,7 @@ def make(arguments: argparse.Namespace) -> None:
     base = arguments.output or Path(f"{_name(arguments)}{output.suffix}")
     settings.check(arguments, output, base)
 
-    from ssd1b_jax.checkpoints.model_folder import read_manifest
+    from ssd1b_jax.checkpoints.model_json import read_manifest
     from ssd1b_jax.request import repeat
 
     request = settings.of_request(arguments).resolve(read_manifest(arguments.model).config)

@@ -43,11 +43,11 @@ def _facts(model: str, verify: bool) -> dict[str, Any]:
     import flax
     import jax
 
-    from ssd1b_jax.checkpoints import model_folder
+    from ssd1b_jax.checkpoints import model_folder, model_json
     from ssd1b_jax.engine.devices import local_devices
     from ssd1b_jax.prompts.known import KnownWords
 
-    manifest = model_folder.verify(model) if verify else model_folder.read_manifest(model)
+    manifest = model_folder.verify(model) if verify else model_json.read_manifest(model)
     devices = [str(device) for device in local_devices()]
     config = manifest.config
     known = KnownWords.read(manifest.folder, manifest.name)

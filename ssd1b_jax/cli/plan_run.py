@@ -29,6 +29,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise PlanError(f"hosts must be at least 1, got {arguments.hosts}")
     if not 0 < arguments.efficiency <= 1:
         raise PlanError(f"efficiency must be in (0, 1], got {arguments.efficiency:g}")
+    if arguments.topology == "cpu":
+        raise PlanError("no limits of CPUs are known, so how long a run takes there is not: give a TPU's --topology")
     if arguments.price is not None and arguments.price < 0:
         raise PlanError(f"price must be at least 0, got {arguments.price:g}")
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def add(commands) -> None:
         "of its own. Needs the serve extra.",
     )
     parser.set_defaults(command=_run)
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """How a server listens, what it serves and to whom."""
     for name in ("model", "dtype"):
         settings.add_row(parser, SETTINGS[name])
     settings.add_width(parser, default=SETTINGS["per_device"].default)
@@ -57,23 +63,30 @@ def _run(arguments: argparse.Namespace) -> None:
     from ssd1b_jax.server import logs, serving
     from ssd1b_jax.server.service import Service
 
-    SETTINGS["dtype"].check(arguments.dtype)
-    service = Service(arguments.model, _options(arguments))
-    loras = (settings.fast_file(arguments.model) if arguments.fast else {}) | settings.by_stem(arguments.lora)
-
-    def load():
-        from ssd1b_jax.pipeline import Pipeline  # imports JAX
-
-        options = dict(dtype=arguments.dtype, per_device=arguments.per_device, loras=loras)
-        return Pipeline.from_pretrained(arguments.model, **options)
-
+    service = Service(arguments.model, options(arguments))
     logs.start(sys.stderr)
-    serving.run(service, load, lambda line: print(line, flush=True))
+    serving.run(service, partial(load, arguments), lambda line: print(line, flush=True))
 
 
-def _options(arguments: argparse.Namespace):
+def load(arguments: argparse.Namespace):
+    """The pipeline of a server."""
+    from ssd1b_jax.pipeline import Pipeline  # imports JAX
+
+    about = dict(dtype=arguments.dtype, per_device=arguments.per_device, loras=_loras(arguments))
+    return Pipeline.from_pretrained(arguments.model, **about)
+
+
+def _loras(arguments: argparse.Namespace) -> dict[str, str]:
+    fast = settings.fast_file(arguments.model) if arguments.fast else {}
+    return fast | settings.by_stem(arguments.lora)
+
+
+def options(arguments: argparse.Namespace):
+    """What the arguments ask for, as ServerOptions. Raises RequestError."""
     from ssd1b_jax.server.options import Limits, ServerOptions, read_check, read_keys
 
+    SETTINGS["dtype"].check(arguments.dtype)
+    _loras(arguments)
     keys = read_keys(arguments.api_key_file) if arguments.api_key_file else ()
     if key := os.environ.get(KEY_VARIABLE):
         keys = (*keys, key)

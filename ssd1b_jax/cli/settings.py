@@ -98,7 +98,7 @@ def given(arguments: argparse.Namespace, owner: settings.Owner) -> dict[str, Any
 
 def check(arguments: argparse.Namespace, output: Output, path: Path) -> None:
     """Raise what can be wrong but the Request, before a model is looked at. Pictures are not decoded yet."""
-    from ssd1b_jax.checkpoints import lora
+    from ssd1b_jax.checkpoints import lora_file
 
     for name, value in given(arguments, "pipeline").items():
         settings.SETTINGS[name].check(value)
@@ -106,7 +106,7 @@ def check(arguments: argparse.Namespace, output: Output, path: Path) -> None:
     for picture in filter(None, (arguments.image, arguments.mask)):
         images.probe(picture)
     for file in lora_files(arguments).values():
-        lora.find(file)
+        lora_file.find(file)
 
 
 def check_files(arguments: argparse.Namespace, output: Output, path: Path, request=None) -> None:
@@ -142,7 +142,7 @@ def fast_file(model: str) -> dict[str, str]:
     Raises RequestError where there is neither.
     """
     from ssd1b_jax import presets
-    from ssd1b_jax.checkpoints.model_folder import read_manifest
+    from ssd1b_jax.checkpoints.model_json import read_manifest
     from ssd1b_jax.request import FAST
 
     if own := own_fast_file(model):
@@ -154,7 +154,7 @@ def fast_file(model: str) -> dict[str, str]:
 
 def own_fast_file(model: str) -> dict[str, str]:
     """The few-step LoRA in the model's folder, by its name, if there is one."""
-    from ssd1b_jax.checkpoints.model_folder import FEW_STEPS, read_manifest
+    from ssd1b_jax.checkpoints.model_json import FEW_STEPS, read_manifest
     from ssd1b_jax.request import FAST
 
     file = read_manifest(model).folder / FEW_STEPS

@@ -11,7 +11,8 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import SingleDeviceSharding
 
-from ssd1b_jax.checkpoints.model_folder import EMBEDDED, Manifest, abstract_params, check_dtype, read_manifest
+from ssd1b_jax.checkpoints.model_folder import abstract_params
+from ssd1b_jax.checkpoints.model_json import EMBEDDED, Manifest, check_dtype, read_manifest
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.engine.programs import Lowerable, Programs

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd1b_jax.errors import Error
 from ssd1b_jax.request import PICTURES, Request
-from ssd1b_jax.runs.bucket import is_url, read_picture
+from ssd1b_jax.runs import bucket, hub
 from ssd1b_jax.runs.items import Item
 
 AHEAD = 16  # items whose pictures are fetched meanwhile
@@ -21,10 +21,15 @@ def blank(request: Request) -> Request:
     return dataclasses.replace(request, mask=None, image=None if request.image is None else BLANK)
 
 
+def is_remote(text: str) -> bool:
+    """Whether a picture is fetched: from an object store, or from the Hub."""
+    return bucket.is_url(text) or hub.is_on_hub(text)
+
+
 def remote(request: Request) -> dict[str, str]:
     """The URLs among a request's pictures, by their settings."""
     values = ((name, getattr(request, name)) for name in PICTURES)
-    return {name: value for name, value in values if isinstance(value, str) and is_url(value)}
+    return {name: value for name, value in values if isinstance(value, str) and is_remote(value)}
 
 
 def fetched(items: Iterable[Item]) -> Iterator[tuple[Item, Error | None]]:
@@ -40,8 +45,12 @@ def fetched(items: Iterable[Item]) -> Iterator[tuple[Item, Error | None]]:
 
 
 def _fetch(item: Item) -> Item:
-    pictures = {name: read_picture(url) for name, url in remote(item.request).items()}
+    pictures = {name: _read(url) for name, url in remote(item.request).items()}
     return dataclasses.replace(item, request=dataclasses.replace(item.request, **pictures))
+
+
+def _read(url: str) -> bytes:
+    return hub.read_picture(url) if hub.is_on_hub(url) else bucket.read_picture(url)
 
 
 def _outcome(item: Item, future: Future | None) -> tuple[Item, Error | None]:

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from tempfile import TemporaryFile
 from typing import Any
 
 from ssd1b_jax.errors import RunError
@@ -97,10 +98,47 @@ class Journal:
                 os.ftruncate(self._file, length)
                 raise
 
-    def close(self) -> None:
-        """Make all that was added safe on the disk."""
+    def put(self) -> None:
+        """Make all that was added safe on the disk. Raises SaveError."""
         with self._mutex, saving(self._path):
-            try:
-                os.fsync(self._file)
-            finally:
-                os.close(self._file)
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """As `put`, and let others have the journal."""
+        try:
+            self.put()
+        finally:
+            os.close(self._file)
+
+
+class Gathered:
+    """The journal of the only worker of a run in an object store, where nothing can be appended to.
+
+    Entries lie in a file of this machine, and are put whole by `close`. Until then each must have a file of its own.
+    """
+
+    def __init__(self, folder: Place, name: str):
+        self._folder, self._name = folder, name
+        self._mutex = threading.Lock()
+        self._file = TemporaryFile()
+
+    def replace(self, entries: Iterable[Entry]) -> None:
+        """Have these entries, which may come from the journal itself, in place of all."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.writelines(map(dump, entries))
+
+    def add(self, entry: Entry) -> None:
+        with self._mutex:
+            self._file.write(dump(entry))
+
+    def put(self) -> None:
+        """Raises SaveError."""
+        with self._mutex:
+            self._file.seek(0)
+            self._folder.write_lines(self._name, self._file)
+            self._file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        self.put()
+        self._file.close()

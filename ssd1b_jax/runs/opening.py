@@ -25,7 +25,7 @@ class Policy:
 
     In a folder that has another run `restart` removes its pictures, and `add` keeps them. `verify` is how pictures that
     are kept are looked at: by their sha256, or only by their size. With `lease`, in seconds, workers take blocks of
-    lines by claims that last as long.
+    lines by claims that last as long. `fleet` is for a run whose pictures a fleet makes.
     """
 
     restart: bool = False
@@ -33,6 +33,7 @@ class Policy:
     verify: Literal["sha256", "size"] = "sha256"
     on_error: Literal["skip", "stop"] = "skip"
     lease: float | None = None
+    fleet: bool = False
 
 
 def begin(
@@ -59,14 +60,18 @@ def begin(
     if then is not None and policy.restart:
         _remove_all(folder)
     if then is None or policy.restart:
-        _write_origin(folder, made_by, index)
+        _write_origin(folder, made_by, index, folder.is_local and not shard.worker and policy.lease is None)
     elif not is_same:
         folder.write(origin.NAME, origin.dump(made_by))
     return checked
 
 
-def _write_origin(folder: Place, made_by: origin.Origin, index: Index) -> None:
+def _write_origin(folder: Place, made_by: origin.Origin, index: Index, is_alone: bool) -> None:
     """Write run.json, unless another worker has meanwhile begun the same run."""
+    if is_alone:  # whose disk may have no hard links, as Google Drive
+        checking.check_free(folder, index)
+        folder.write(origin.NAME, origin.dump(made_by))
+        return
     try:
         checking.check_free(folder, index)
     except RunError:

@@ -9,24 +9,20 @@ A picture counts once its line is in results.jsonl, and on the disk with the lin
 moment, in any way: the next one keeps what is so, and makes the rest again.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from pathlib import PurePosixPath
+from contextlib import suppress
 from typing import Any
 
-from ssd1b_jax.errors import BAD_INPUT, FAILED, Error, RequestError, RunError
-from ssd1b_jax.records import KEY, dumps, saving
+from ssd1b_jax.errors import Error, RequestError, RunError
 from ssd1b_jax.request import Request
-from ssd1b_jax.result import Result
-from ssd1b_jax.runs import checking, inputs, journal, names, opening, origin
+from ssd1b_jax.runs import checking, inputs, journal, making, opening, origin
 from ssd1b_jax.runs.claims import Claims, Merged
+from ssd1b_jax.runs.fleet import Fleet, Load
 from ssd1b_jax.runs.index import KEPT, PENDING, REDONE, RETRIED, Index
 from ssd1b_jax.runs.items import Defaults, Item
 from ssd1b_jax.runs.manifest import Line, Manifest
 from ssd1b_jax.runs.opening import Policy
 from ssd1b_jax.runs.place import Place
-from ssd1b_jax.runs.savers import Savers
 from ssd1b_jax.runs.shards import Shard
 from ssd1b_jax.runs.tally import Status, Tally, status_name
 
@@ -55,9 +51,9 @@ class Run:
         self.manifest, self.defaults, self.folder, self.shard, self.policy = manifest, defaults, folder, shard, policy
         self.index = Index()
         self._claims: Claims | None = None
-        self._journal: journal.Journal | None = None
+        self._journal: journal.Journal | journal.Gathered | None = None
         is_alone = not shard.worker and policy.lease is None
-        if is_alone and not folder.is_local:
+        if is_alone and not (folder.is_local or policy.fleet):
             raise RunError(f"workers claim what they make in an object store such as {folder.root}: give --claim")
         folder.lock(shared=not is_alone)
         try:
@@ -101,28 +97,31 @@ class Run:
         if self._claims is not None:
             self.folder.discard(name)
 
+    def make_on(self, fleet: Fleet, load: Load, tell: Tell = lambda entry: None) -> None:
+        """As `make`, by the workers of a fleet, each of which calls `load` for its pipeline."""
+
+        def enter(entry: journal.Entry) -> None:
+            if self._is_pending(entry["output"]):
+                self.index.set(entry["output"], KEPT)
+                self._enter(entry, tell)
+
+        self.folder.make(journal.CLAIMS)
+        self.tally.begin()
+        with Status(self.folder, status_name(), self.tally) as status:
+            with suppress(Stopped):
+                fleet.make(load, self._pending(tell), self.folder, enter)
+                status.state = "done"
+        for name in journal.claimed(self.folder):  # what workers did while the last ones were heard
+            for entry in journal.read(self.folder, name):
+                with suppress(Stopped):
+                    enter(entry)
+        self._journal.put()
+        opening.remove_claims(self.folder)
+        self.folder.prepare(is_alone=True)
+
     def _make(self, pipe: Any, tell: Tell) -> None:
         """Go through the manifest once."""
-        flying: dict[int, Item] = {}
-
-        def requests() -> Iterator[Request]:
-            number = 0
-            for item, error in inputs.fetched(self._pending(tell)):
-                if error is not None:
-                    self._fail(error, tell, item)
-                    continue
-                flying[number] = item
-                number += 1
-                yield item.request
-
-        with Savers() as savers, closing(pipe.stream(requests(), on_error="yield")) as outcomes:
-            for number, outcome in outcomes:
-                item = flying.pop(number)
-                savers.check()
-                if isinstance(outcome, Error):
-                    self._fail(outcome, tell, item)
-                else:
-                    savers.submit(lambda item=item, result=outcome: self._save(item, result, tell))
+        making.make(pipe, self._pending(tell), self.folder, lambda entry: self._enter(entry, tell))
 
     def _make_claimed(self, pipe: Any, tell: Tell, claims: Claims) -> None:
         """Go through the manifest until all blocks are done, by this worker or by others."""
@@ -179,15 +178,17 @@ class Run:
             self._claims = Claims(self.folder, self.policy.lease)
             others.append(mine)
         else:
-            self._journal = journal.Journal(self.folder, mine)
+            self._journal = (journal.Journal if self.folder.is_local else journal.Gathered)(self.folder, mine)
             self._journal.replace(opening.verified(self.folder, mine, self.index, self.policy))
-        for name in [*others, *(journal.claimed(self.folder) if is_alone else ())]:
+        others += journal.claimed(self.folder) if is_alone else ()
+        for name in others:
             for entry in opening.verified(self.folder, name, self.index, self.policy):
                 if is_alone:
                     self._journal.add(entry)
-            if is_alone:
-                self.folder.remove(name)
         if is_alone:
+            self._journal.put()
+            for name in others:
+                self.folder.remove(name)
             opening.remove_claims(self.folder)
 
     def _pending(self, tell: Tell) -> Iterator[Item]:
@@ -225,37 +226,12 @@ class Run:
         if self._claims is not None:
             self._claims.expect()
 
-    def _save(self, item: Item, result: Result, tell: Tell) -> None:
-        """Write a picture, and then its entry."""
-        name = PurePosixPath(item.name).name
-        try:
-            encoded = saving.encode(result.pixels, name, dict(result.record), result.request, item.output)
-        except Error as error:
-            self._fail(error, tell, item)
-            return
-        entry = _entry(item) | dict(seconds=round(result.seconds, 3))
-        if item.output.sidecar or KEY in encoded.left_out:
-            data = f"{dumps(encoded.record, indent=1)}\n".encode()
-            self.folder.write(names.sidecar(item.name), data)
-            entry |= dict(sidecar=hashlib.sha256(data).hexdigest())
-        self.folder.write(item.name, encoded.data)
-        if result.notes:
-            entry |= dict(notes=[*result.notes])
-        entry |= dict(sha256=hashlib.sha256(encoded.data).hexdigest(), bytes=len(encoded.data), error=None)
-        self._enter(entry, tell)
-
-    def _fail(self, error: Error, tell: Tell, item: Item) -> None:
-        """Enter a picture that failed. What is not its own fault ends the run."""
-        if error.exit_code not in (FAILED, BAD_INPUT):
-            raise error
-        self._enter(_entry(item) | _failure(error, item.where), tell)
-
     def _fail_line(self, error: Error, tell: Tell, line: Line) -> None:
         """Enter all pictures of a line that is wrong."""
         for output in [*filter(self._is_pending, checking.names_of(line, self.defaults))] or [None]:
             self._expect()
             entry = dict(line=line.number, id=line.values.get("id"), output=output)
-            self._enter(entry | _failure(error, line.where), tell)
+            self._enter(entry | making.failure(error, line.where), tell)
 
     def _enter(self, entry: journal.Entry, tell: Tell) -> None:
         (self._claims or self._journal).add(entry)
@@ -263,11 +239,3 @@ class Run:
         tell(entry)
         if entry["error"] and self.policy.on_error == "stop":
             raise Stopped
-
-
-def _entry(item: Item) -> journal.Entry:
-    return dict(line=item.line, id=item.id, output=item.name, seed=item.request.seed)
-
-
-def _failure(error: Error, where: str) -> journal.Entry:
-    return dict(sha256=None, error=error.sentence, kind=type(error).__name__, where=where)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from starlette.requests import Request as HTTPRequest
 
 from ssd1b_jax.errors import CancelledError, DeviceError, Error
 from ssd1b_jax.result import Result
+from ssd1b_jax.server import ids
 from ssd1b_jax.server.bodies import Gone
 from ssd1b_jax.server.pictures import Picture
 
@@ -36,7 +36,7 @@ class Job:
     def __init__(
         self, tickets: Sequence[Any], finish: Callable[[Result], Awaitable[Picture]], *, has_previews: bool = True
     ):
-        self.id = secrets.token_urlsafe(16)
+        self.id = ids.new()
         self.count = len(tickets)
         self.pictures: list[Picture] = []
         self.error: Error | None = None

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ssd1b_jax.errors import Error, Full
-from ssd1b_jax.server import answers, openai, openai_files
+from ssd1b_jax.server import answers, ids, openai, openai_files
 from ssd1b_jax.server.bodies import BodyError, decode_json
 from ssd1b_jax.server.job import Job
 from ssd1b_jax.server.kept import NotKept
@@ -59,7 +59,7 @@ class Batch:
     """A batch on its way. Its lines are taken in order, a few at once; the answers keep that order."""
 
     def __init__(self, create: Create, lines: list[Line], files: dict[str, File]):
-        self.id = f"batch_{secrets.token_urlsafe(16)}"
+        self.id = f"batch_{ids.new()}"
         self.create = create
         self.lines = lines
         self.files = files  # that the lines name, by id

@@ -1,6 +1,5 @@
 """OpenAI's files, /v1/files: kept in memory, within limits of number, bytes and time."""
 
-import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ssd1b_jax.errors import Full
-from ssd1b_jax.server import answers
+from ssd1b_jax.server import answers, ids
 from ssd1b_jax.server.bodies import BodyError, only
 from ssd1b_jax.server.kept import NotKept
 from ssd1b_jax.server.options import Limits
@@ -24,7 +23,7 @@ RETRY_SECONDS = 60.0
 
 
 def new_id() -> str:
-    return f"file-{secrets.token_urlsafe(16)}"
+    return f"file-{ids.new()}"
 
 
 def is_id(value: Any) -> bool:

@@ -93,7 +93,7 @@ async def serve(service: Service, load: Load, announce: Announce, stop: asyncio.
     config.include_server_header = False
     config.accesslog = config.errorlog = None
     announce(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-    loading = asyncio.create_task(_load(service, load, announce))
+    loading = asyncio.create_task(start(service, load, announce))
     broken = asyncio.create_task(service.broken.wait())
     stopping = asyncio.create_task(stop.wait())
 
@@ -116,7 +116,8 @@ async def serve(service: Service, load: Load, announce: Announce, stop: asyncio.
         raise DeviceError("the devices failed again and again: see the log")
 
 
-async def _load(service: Service, load: Load, announce: Announce) -> None:
+async def start(service: Service, load: Load, announce: Announce) -> None:
+    """Load the model and compile its sizes; then the service takes pictures. Raises what loading raises."""
     pipe = await asyncio.to_thread(load)
     service.load(pipe)
     await asyncio.to_thread(compile_sizes, service)

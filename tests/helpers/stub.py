@@ -13,7 +13,8 @@ import numpy as np
 from ssd1b_jax import Error, Result, images, records, runs
 from ssd1b_jax.presets import emoji
 from ssd1b_jax.runs import origin
-from ssd1b_jax.runs.folder import Folder
+from ssd1b_jax.runs.folder import Folder as Folder
+from ssd1b_jax.runs.place import place as place_of
 
 MODEL = dict(name="stub", source="stub", revision=None, sha256="0" * 64)
 TOGETHER = 6
@@ -50,7 +51,7 @@ class StubPipe:
 
 def open_run(manifest, out, *, policy=None, shard=None, ignored=(), **defaults) -> runs.Run:
     """A run of the stub."""
-    place = Folder(Path(out)) if isinstance(out, str | Path) else out
+    place = place_of(str(out)) if isinstance(out, str | Path) else out
     defaults = runs.Defaults(config=emoji(), **defaults)
     listed = runs.read(manifest, ignored=ignored)
     made_by = origin.describe(listed, defaults, MODEL, {})
