@@ -33,7 +33,7 @@ ROOMS = {
     "pipeline": "engine",
     "replay": "pipeline",
     "grid": "records",
-    "notebook": "pipeline",
+    "notebook": "grid server",
     "plan": "pipeline presets",
     "server": "replay",
     "cli": "arguments grid plan server runs",

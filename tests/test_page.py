@@ -469,6 +469,20 @@ def test_a_key_is_asked_for_where_the_server_wants_one(browser, tiny_pipe):
         visit.close()
 
 
+def test_a_key_in_the_address_is_taken_out_of_it(browser, tiny_pipe):
+    """As a notebook gives it."""
+    with running(tiny_pipe, keys=("long-secret",)) as server:
+        visit = Visit(browser, f"{server.url}/")
+        page = visit.open("#key=long-secret&prompt=a+cat")
+        assert page.input_value("#prompt") == "a cat" and "secret" not in page.url
+        visit.generate()
+        assert visit.pictures() == 1
+        page.reload()
+        visit.started(page)
+        assert visit.faults == []
+        visit.close()
+
+
 def test_a_browser_that_blocks_storage_makes_pictures(browser, server):
     visit = Visit(browser, f"{server.url}/")
     for name in ("localStorage", "sessionStorage", "indexedDB"):

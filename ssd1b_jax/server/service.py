@@ -4,6 +4,7 @@ Pictures are checked, planned and written by a few threads of its own; the pipel
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import math
 import time
@@ -35,6 +36,7 @@ Value = TypeVar("Value")
 THREADS = 2
 MAX_DEVICE_FAILURES = 3  # in a row
 START_SECONDS = 5.0  # after which a caller may try again while the model is loaded
+CLOSE_SECONDS = 2.0  # for the jobs that are cancelled when the server ends
 DEADLINE = "x-deadline-seconds"
 
 
@@ -252,10 +254,13 @@ class Service:
         while self._running:
             await asyncio.wait([job.task for job in self._running])
 
-    def close(self) -> None:
-        """Cancel what is left."""
+    async def close(self) -> None:
+        """Cancel what is left, and wait for its end, which is the next tick's."""
         for job in self._running:
             job.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.idle()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -45,7 +45,7 @@ export const picture = async (id, index) => (await ask(`jobs/${id}/pictures/${in
 
 /** The events of a job, as [name, value], until it has ended. */
 export async function* events(id) {
-  const answer = await ask(`jobs/${id}/events`);
+  const answer = await ask(`jobs/${id}/events`, { headers: { accept: "text/event-stream" } });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   try {
