@@ -21,6 +21,7 @@ from ssd1b_jax.notebook import places
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "ssd1b_img2img.ipynb"
+BODY = dict(prompt="a cat")
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,10 @@ def test_the_page_is_for_this_machine_and_whoever_has_its_key(tiny_pipe):
         proxied = {"host": "hub.example.org", "origin": "https://hub.example.org"}
         assert httpx.get(f"{address}/settings").status_code == 401
         assert httpx.get(f"{address}/settings", headers={"x-api-key": key} | proxied).json()["state"] == "ready"
-        assert httpx.post(f"{address}/jobs", json=dict(prompt="a cat"), headers={"x-api-key": key} | proxied).status_code == 202
+        assert (
+            httpx.post(f"{address}/jobs", json=dict(prompt="a cat"), headers={"x-api-key": key} | proxied).status_code
+            == 202
+        )
         other = notebook.page(tiny_pipe)
         assert not page.is_open and other.is_open
         other.close()
@@ -173,7 +177,7 @@ def test_colab_shows_the_page_by_its_proxy(tiny_pipe, monkeypatch):
         page.wait_until_ready(60)
         for origin, status in ((address, 202), ("https://elsewhere.example", 403)):
             headers = {"x-api-key": key, "origin": origin, "sec-fetch-site": "same-origin"}
-            assert httpx.post(f"http://127.0.0.1:{port}/jobs", json=dict(prompt="a cat"), headers=headers).status_code == status
+            assert httpx.post(f"http://127.0.0.1:{port}/jobs", json=BODY, headers=headers).status_code == status
 
 
 def test_jupyter_shows_the_page_by_its_proxy(tmp_path, monkeypatch):

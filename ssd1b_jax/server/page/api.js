@@ -34,9 +34,19 @@ async function json(path, options) {
 
 export const settings = () => json("settings");
 
-export async function submit(body, signal) {
-  const options = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  return json("jobs", { ...options, signal });
+const posted = (body) => ({
+  method: "POST",
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify(body),
+});
+
+export const submit = (body) => json("jobs", posted(body));
+
+/** One picture in one answer: { file, seed, seconds, notes }. Aborting the signal cancels it. */
+export async function make(body, signal) {
+  const answer = await ask("pictures", { ...posted(body), signal });
+  const [seed, seconds, notes] = ["x-seed-value", "x-generation-time", "x-notes"].map((name) => answer.headers.get(name));
+  return { file: await answer.blob(), seed, seconds: Number(seconds), notes: notes ? notes.split("; ") : [] };
 }
 
 export const cancel = (id) => json(`jobs/${id}`, { method: "DELETE" }).catch(() => null);
