@@ -1,5 +1,6 @@
 """The server's own routes, its limits, and its life; `test_server_clients` has the dialects."""
 
+import base64
 import gc
 import json
 import socket
@@ -396,7 +397,14 @@ def test_pictures_are_kept_with_their_records(tiny_pipe, tmp_path):
 
     with running(tiny_pipe, keep=tmp_path) as server, server.client() as client:
         for _ in range(2):
-            ended(client, submit(client))
+            (made,) = ended(client, submit(client))["pictures"]
+        answered = client.get(made["url"]).content
+        form = dict(prompt="apple", size="48x48", seed="8", steps="2", output_format="webp")
+        enlarged = client.post("/v1/images/edits", data=form, files={"image": png()}).json()["data"][0]["b64_json"]
+    assert (tmp_path / "7-2.png").read_bytes() == answered  # it is encoded once
+    assert (tmp_path / "8.webp").read_bytes() == base64.b64decode(enlarged) and pixels(enlarged).shape == (48, 48, 3)
+    for path in tmp_path.glob("8*"):
+        path.unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["7-2.png", "7.png"]
     assert records.read(tmp_path / "7-2.png")["request"]["seed"] == 7
 

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -185,12 +184,7 @@ class Service:
 
     def _write(self, result: Result, fields: Fields, sizing: Sizing) -> Picture:
         self._check(result.request, result.pixels)
-        if self.options.keep is not None:
-            output = dataclasses.replace(fields.output, overwrite=False)
-            if sizing.region is not None:
-                result = dataclasses.replace(result, pixels=sizing.region.paste(result.pixels))
-            result.save(Path(self.options.keep) / f"{result.seed}{output.suffix}", output)
-        return pictures.write(result, fields.output, sizing)
+        return pictures.write(result, fields.output, sizing, self.options.keep)
 
     def _ended(self, job: Job, input_bytes: int) -> None:
         self._running.discard(job)
