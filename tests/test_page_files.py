@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 from helpers.server import events, in_base64, pixels, png, running
 
 from ssd1b_jax import images, settings
 from ssd1b_jax.records import a1111
-from ssd1b_jax.server import own, page
+from ssd1b_jax.server import documents, markdown, own, page
 from ssd1b_jax.server.options import ServerOptions
 from ssd1b_jax.server.schema import openapi
 from ssd1b_jax.server.service import Service
@@ -89,6 +90,39 @@ def test_controls_are_made_from_the_rows(client):
     assert properties["strength"]["default"] == 0.6 and described["sizes"] == [[32, 32]]
     assert described["samplers"]["dpmpp_2m_karras"] == "DPM++ 2M Karras"
     assert described["samplers"].keys() == set(properties["scheduler"]["enum"])
+
+
+def test_documents_are_pages_whose_links_lead_somewhere(client):
+    """The guide with its figures, every setting, and samples of all three languages."""
+    first = client.get("/docs", follow_redirects=True)
+    assert all(word in first.text for word in ("curl -sf", "import base64", "node:fs")) and "<script" not in first.text
+    assert "default-src 'none'" in first.headers["content-security-policy"]
+    for name in documents.NAMES:
+        shown = client.get(f"/docs/{name}").text
+        named = re.findall(r'(?:href|src)="([^"#]+)', shown)
+        assert len(named) > 6
+        for target in named:
+            if "://" not in target:
+                assert client.get(str(httpx.URL(f"{client.base_url}/docs/").join(target))).status_code == 200, target
+        assert not re.search(r"\*\*[A-Za-z]|\]\(|```|\0", re.sub(r"<code>.*?</code>", "", shown, flags=re.DOTALL))
+    assert len(re.findall(r"<img", client.get("/docs/guide.md").text)) == 10
+    assert client.get("/docs/../pyproject.toml").status_code == client.get("/docs/accelerators.md").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("# A *b* <c>", '<h1 id="a-b-c">A <em>b</em> &lt;c&gt;</h1>'),
+        ("one\ntwo `a*b*<` **x `y`**", "<p>one two <code>a*b*&lt;</code> <strong>x <code>y</code></strong></p>"),
+        ("- a\n  b\n- [`c`](d.md)", '<ul><li>a b</li><li><a href="at/d.md"><code>c</code></a></li></ul>'),
+        ("| a | b |\n|---|---|\n| `x \\| y` | |", "<tr><td><code>x | y</code></td><td></td></tr>"),
+        ("```sh\na <b\n\n# c\n```", "<code>a &lt;b\n\n# c</code>"),
+        ("![a](b.png)", '<p><img src="at/b.png" alt="a"></p>'),
+        ("[words](none)", "<p>words</p>"),
+    ],
+)
+def test_markdown_becomes_html(written, shown):
+    assert shown in markdown.to_html(written, lambda target: None if target == "none" else f"at/{target}")
 
 
 # Settings of pictures that come back

@@ -180,14 +180,14 @@ def test_lines_of_an_openai_batch():
     [
         (
             dict(images=[dict(file_id="f")]),
-            "image must be a path or a URL, alone or as image_url, got an obj",
+            "image must be text, alone or as image_url, got an obj",
         ),
-        (dict(image=["a.png"]), "image must be a path or a URL, alone or as image_url, got list"),
+        (dict(image=["a.png"]), "image must be text, alone or as image_url, got list"),
         (
             dict(image="in.png", mask=dict(file_id="f")),
-            "mask must be a path or a URL, alone or as image_url, got an obj",
+            "mask must be text, alone or as image_url, got an obj",
         ),
-        (dict(), "an edit needs an image: give a path or a data URL"),
+        (dict(), "an edit needs an image: give one, or use /v1/images/generations"),
     ],
 )
 def test_an_edit_of_an_openai_batch_never_becomes_another_picture(body, sentence):

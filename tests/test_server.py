@@ -1,5 +1,6 @@
 """The server's own routes, its limits, and its life; `test_server_clients` has the dialects."""
 
+import base64
 import gc
 import json
 import socket
@@ -85,6 +86,18 @@ def test_a_job_without_an_image_is_text_to_image(client, tiny_pipe):
     assert client.post("/replay", files={"file": client.get(made["url"]).content}).json()["identical"] is True
 
 
+def test_a_picture_is_made_in_one_answer(client, tiny_pipe):
+    body = SETTINGS | dict(image=in_base64(png()))
+    answer = client.post("/pictures", json=body)
+    (alone,) = tiny_pipe.generate([Request(image=png(), **SETTINGS)])
+    assert np.array_equal(pixels(answer.content), alone.pixels)
+    assert answer.headers["x-seed-value"] == "7" and float(answer.headers["x-generation-time"]) > 0
+    refused = client.post("/pictures", json=body | dict(num_images=2))
+    assert refused.status_code == 400
+    told = dict(message="num_images must be at most 1 here, got 2: use /jobs", field="num_images", status=400)
+    assert refused.json() == {"error": told}
+
+
 def test_events_show_progress_and_previews(client, monkeypatch):
     monkeypatch.setitem(previews.MAPS, 0.5, ((0.1, 0.2, 0.3),) * 5)
     job = submit(client, **dict(LONG, num_inference_steps=300))
@@ -115,10 +128,11 @@ def test_a_deadline_that_passes_is_504_and_the_work_stops(client, tiny_pipe):
     assert tiny_pipe.waiting == 0
 
 
-def test_a_caller_that_leaves_frees_its_row(server, tiny_pipe):
-    content = json.dumps(body(**LONG) | {"samples": 1, "num_inference_steps": 1000}).encode()
+@pytest.mark.parametrize("path", ["/v1/ssd-img2img", "/pictures"])
+def test_a_caller_that_leaves_frees_its_row(server, tiny_pipe, path):
+    content = json.dumps(body(**LONG) | {"num_inference_steps": 1000}).encode()
     head = (
-        f"POST /v1/ssd-img2img HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(content)}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
@@ -384,7 +398,14 @@ def test_pictures_are_kept_with_their_records(tiny_pipe, tmp_path):
 
     with running(tiny_pipe, keep=tmp_path) as server, server.client() as client:
         for _ in range(2):
-            ended(client, submit(client))
+            (made,) = ended(client, submit(client))["pictures"]
+        answered = client.get(made["url"]).content
+        form = dict(prompt="apple", size="48x48", seed="8", steps="2", output_format="webp")
+        enlarged = client.post("/v1/images/edits", data=form, files={"image": png()}).json()["data"][0]["b64_json"]
+    assert (tmp_path / "7-2.png").read_bytes() == answered  # it is encoded once
+    assert (tmp_path / "8.webp").read_bytes() == base64.b64decode(enlarged) and pixels(enlarged).shape == (48, 48, 3)
+    for path in tmp_path.glob("8*"):
+        path.unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["7-2.png", "7.png"]
     assert records.read(tmp_path / "7-2.png")["request"]["seed"] == 7
 

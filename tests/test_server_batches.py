@@ -134,8 +134,11 @@ def test_files_and_batches_are_bounded(client):
     ("lines", "sentence"),
     [
         ([], "a batch must have from 1 to 1000 lines, got 0"),
-        ([dict(custom_id="a")], "line 1: the body: Object missing required field `url`"),
-        ([dict(line("a"), url="/v1/chat/completions")], f"line 1 must be a POST to {EDITS}"),
+        ([dict(custom_id="a")], f"line 1: a line of an OpenAI batch must be a POST to {EDITS}, got 'POST None'"),
+        (
+            [dict(line("a"), url="/v1/chat/completions")],
+            f"line 1: a line of an OpenAI batch must be a POST to {EDITS}, got 'POST",
+        ),
         ([line("a"), line("a")], "each custom_id must be another"),
     ],
 )

@@ -18,31 +18,20 @@ Make = Callable[[bytes, int], bytes]  # a picture's file from another, in so man
 
 def ours(task: Task, pipe) -> Prepared:
     """`ssd1b serve` with this pipeline, by Hugging Face's address."""
+    from ssd1b_jax.server.background import Background
     from ssd1b_jax.server.options import ServerOptions
     from ssd1b_jax.server.service import Service
-    from ssd1b_jax.server.serving import serve
 
     service = Service(task.model, ServerOptions(port=0, sizes=((task.size, task.size),)))
-    lines: list[str] = []
-    told = threading.Event()
-
-    def announce(line: str) -> None:
-        lines.append(line)
-        if line == "ready":
-            told.set()
-
-    async def run() -> None:
-        await serve(service, lambda: pipe, announce, asyncio.Event())
-
-    _start(run, told)
-    port = int(lines[0].rstrip("/").rpartition(":")[2])
+    server = Background(service, lambda: pipe)
+    server.wait_until_ready(SECONDS)
 
     def body(image: str, steps: int, seed: int) -> dict:
         common = dict(prompt="a red apple", negative_prompt="a cat", guidance_scale=5.0)
         settings = dict(strength=task.strength, num_inference_steps=steps, seed=seed)
         return dict(inputs=image, parameters=common | settings)
 
-    return ask_all(task, port, "/hf", body)
+    return ask_all(task, server.port, "/hf", body)
 
 
 def locked(task: Task, make: Make) -> Prepared:

@@ -4,14 +4,13 @@ import argparse
 import os
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from ssd1b_jax.cli import settings
 from ssd1b_jax.errors import RequestError
+from ssd1b_jax.server import check_installed
 from ssd1b_jax.settings import SETTINGS
 
-NEEDS = ("hypercorn", "msgspec", "prometheus_client", "python_multipart", "starlette")
 KEY_VARIABLE = "SSD1B_API_KEY"
 
 
@@ -57,8 +56,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if missing := [name for name in NEEDS if find_spec(name) is None]:
-        raise RequestError(f"serve needs {', '.join(missing)}: run pip install 'ssd1b_jax[serve]'")
+    check_installed("serve")
 
     from ssd1b_jax.server import logs, serving
     from ssd1b_jax.server.service import Service

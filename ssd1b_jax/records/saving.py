@@ -36,11 +36,23 @@ class Encoded(NamedTuple):
 
 def save(pixels: images.Pixels, path: str | Path, record: Record, request: Request, output: Output) -> Saved:
     """Write a result's picture, and its record where that is wanted; see `Result.save`."""
+    return put(pixels, path, record, request, output)[0]
+
+
+def put(
+    pixels: images.Pixels,
+    path: str | Path,
+    record: Record,
+    request: Request,
+    output: Output,
+    size: tuple[int, int] | None = None,
+) -> tuple[Saved, Encoded]:
+    """`save`, which gives what is in the file as well. `size` is as for `encode`."""
     height, width, _ = pixels.shape
     output.check(path, width, height)
     path = output.place(path)
     try:
-        encoded = encode(pixels, path.name, record, request, output)
+        encoded = encode(pixels, path.name, record, request, output, size)
         files.write(path, encoded.data)
     except BaseException:
         if not output.overwrite:  # the empty file that reserved the name
@@ -55,7 +67,7 @@ def save(pixels: images.Pixels, path: str | Path, record: Record, request: Reque
         lost = f"lost, for {sidecar_path(path)} is another program's file: save as PNG or WebP to keep it"
         where = f"in {sidecar}" if sidecar else lost
         notes.append(f"the record of how it was made is too long for a JPEG: it is {where}")
-    return Saved(path, sidecar, tuple(notes))
+    return Saved(path, sidecar, tuple(notes)), encoded
 
 
 def encode(

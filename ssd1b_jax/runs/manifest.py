@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssd1b_jax import files
+from ssd1b_jax import files, openai_batch
 from ssd1b_jax.errors import Error, RequestError, RunError
 from ssd1b_jax.runs import columns, openai
 
@@ -75,7 +75,7 @@ def _line(number: int, where: str, sent: Any, folder: Path, meanings=None, ignor
     try:
         if not isinstance(sent, dict):
             raise RequestError(f"a line must be an object with settings, got {type(sent).__name__}")
-        if openai.is_batch_line(sent):
+        if openai_batch.is_call(sent):
             sent = openai.settings_of(sent)
         if meanings is None:
             meanings = columns.columns(sent, ignored)

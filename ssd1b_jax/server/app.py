@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Scope
 
 from ssd1b_jax.errors import Error
-from ssd1b_jax.server import a1111, answers, huggingface, metrics, openai, openai_batches, own, page, segmind
+from ssd1b_jax.server import a1111, answers, documents, huggingface, metrics, openai, openai_batches, own, page, segmind
 from ssd1b_jax.server.guard import Guard
 from ssd1b_jax.server.logs import FIELDS
 from ssd1b_jax.server.schema import openapi
@@ -37,6 +37,7 @@ def create_app(service: Service) -> ASGIApp:
             Route("/metrics", common.metrics),
             Route("/openapi.json", common.openapi),
             *(route for dialect in (*DIALECTS, openai_batches, own, page) for route in dialect.routes(service)),
+            *documents.routes(),
         ],
         middleware=[cors] if origins else [],
         exception_handlers={Error: common.failed, HTTPException: common.failed, Exception: common.crashed},

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ssd1b_jax.server.incoming import Incoming
 from ssd1b_jax.server.options import ServerOptions, is_loopback
 
-OPEN_PATHS = ("/healthz", "/")  # no key is asked for
-OPEN_FOLDER = "/page/"  # files of the page, which asks for a key itself
+OPEN_PATHS = ("/healthz", "/", "/docs")  # no key is asked for
+OPEN_FOLDERS = ("/page/", "/docs/")  # files of the page, which asks for a key itself, and documents
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 STALLED = 408  # the rest of such a body is not waited for
 MAX_QUOTE = 200  # characters of a header that a sentence quotes
@@ -127,7 +127,7 @@ def _restore_scheme(scope: Scope) -> None:
 
 def is_open(path: str) -> bool:
     """Whether a path needs no key."""
-    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def sent_keys(headers: Headers) -> list[str]:

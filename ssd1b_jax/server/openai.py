@@ -13,6 +13,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ssd1b_jax import openai_batch
 from ssd1b_jax.server import answers, fields, masks
 from ssd1b_jax.server.bodies import BodyError, only
 from ssd1b_jax.server.fields import Fields
@@ -179,14 +180,14 @@ def _text(sent: dict[str, Any], name: str, default: str) -> str:
 
 
 def _size(text: str) -> tuple[int | None, int | None]:
-    if text == "auto":
+    size = openai_batch.size_of(text)
+    if size is None:
         return None, None
-    sides = text.split("x")
-    if len(sides) == 2 and all(side.isascii() and side.isdigit() and len(side) <= 4 for side in sides):
-        width, height = map(int, sides)
-        if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
-            return width, height
-    raise BodyError(f"size must be auto or WIDTHxHEIGHT of up to {MAX_SIDE} pixels, got {text[:40]!r}", field="size")
+    if not 1 <= min(size) <= max(size) <= MAX_SIDE:
+        raise BodyError(
+            f"size must be auto or WIDTHxHEIGHT of up to {MAX_SIDE} pixels, got {text[:40]!r}", field="size"
+        )
+    return size
 
 
 def _partial(text: str) -> int:

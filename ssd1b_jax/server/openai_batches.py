@@ -17,7 +17,9 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ssd1b_jax import openai_batch
 from ssd1b_jax.errors import Error, Full
+from ssd1b_jax.openai_batch import Call, CallError
 from ssd1b_jax.server import answers, ids, openai, openai_files
 from ssd1b_jax.server.bodies import BodyError, decode_json
 from ssd1b_jax.server.job import Job
@@ -27,23 +29,14 @@ from ssd1b_jax.server.service import DEADLINE, Service
 
 log = logging.getLogger(__name__)
 
-ENDPOINTS = {"/v1/images/edits": openai.EDIT, "/v1/images/generations": openai.GENERATION}
+ENDPOINTS = {openai_batch.EDITS: openai.EDIT, openai_batch.GENERATIONS: openai.GENERATION}
+SPELLED = ("file_id", "image_url")  # how a picture is given in an object
 MAX_LINES = 1000
 AT_ONCE = 4  # lines of a batch that are on their way
 RETRY_SECONDS = 1.0  # after which a line that found the queue full tries again
-PICTURES = ("image", "mask", "images")
 FULL = "the answers of this batch take all the room there is for files: delete some, and send this line again"
 NO_ROOM = 507, openai.error_body(507, FULL, None)
 ENDED = ("completed", "failed", "cancelled")
-
-
-class Line(msgspec.Struct):
-    """A request of a batch."""
-
-    custom_id: str
-    url: str
-    body: dict[str, Any]
-    method: str = "POST"
 
 
 class Create(msgspec.Struct):
@@ -58,7 +51,7 @@ class Create(msgspec.Struct):
 class Batch:
     """A batch on its way. Its lines are taken in order, a few at once; the answers keep that order."""
 
-    def __init__(self, create: Create, lines: list[Line], files: dict[str, File]):
+    def __init__(self, create: Create, lines: list[Call], files: dict[str, File]):
         self.id = f"batch_{ids.new()}"
         self.create = create
         self.lines = lines
@@ -139,12 +132,12 @@ class Batches:
             await asyncio.wait((batch.task,))
         return answers.as_json(batch.describe())
 
-    def _files_of(self, lines: list[Line]) -> dict[str, File]:
+    def _files_of(self, lines: list[Call]) -> dict[str, File]:
         """The files that lines name, which the batch has until it ends; a line whose file is missing fails alone."""
         files = {}
         for line in lines:
             with suppress(Error):
-                for id in filter(is_id, pictures_of(line).values()):
+                for id in filter(is_id, openai_batch.parts(line, SPELLED)[1].values()):
                     files[id] = self._files.get(id)
         return files
 
@@ -172,7 +165,7 @@ class Batches:
     async def _run(self, request: HTTPRequest, batch: Batch) -> None:
         turns = asyncio.Semaphore(AT_ONCE)
 
-        async def answer(line: Line) -> bytes:
+        async def answer(line: Call) -> bytes:
             async with turns:
                 status, body = NO_ROOM if batch.is_full else await self._answer(request, batch, line)
             row = _row(request, line, status, body)
@@ -205,7 +198,7 @@ class Batches:
             batch.lines, batch.files = [], {}
             batch.ended = time.time()
 
-    async def _answer(self, request: HTTPRequest, batch: Batch, line: Line) -> tuple[int, dict[str, Any]]:
+    async def _answer(self, request: HTTPRequest, batch: Batch, line: Call) -> tuple[int, dict[str, Any]]:
         """The status and the body that the line would get as a request of its own."""
         job: Job | None = None
         try:
@@ -228,29 +221,18 @@ class Batches:
             if job is not None:
                 job.cancel()
 
-    async def _sent(self, batch: Batch, line: Line) -> dict[str, Any]:
+    async def _sent(self, batch: Batch, line: Call) -> dict[str, Any]:
         """The body of a line, with its pictures' files."""
-        pictures = pictures_of(line)
+        sent, pictures = openai_batch.parts(line, SPELLED)
         for name, given in pictures.items():
             if is_id(given):
-                pictures[name] = (batch.files.get(given) or self._files.get(given)).data
+                sent[name] = (batch.files.get(given) or self._files.get(given)).data
             else:
-                pictures[name] = await self._service.picture(given, name)
-        return {name: value for name, value in line.body.items() if name not in PICTURES} | pictures
+                sent[name] = await self._service.picture(given, name)
+        return sent
 
 
-def pictures_of(line: Line) -> dict[str, Any]:
-    """What a line gives as its `image` and its `mask`: base64, an address or the id of a file. Raises BodyError."""
-    given = {name: line.body.get(name) for name in ("image", "mask")}
-    if "images" in line.body:
-        images = line.body["images"]
-        if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], dict):
-            raise BodyError("images must be one picture", field="images")
-        given["image"] = images[0].get("file_id") or images[0].get("image_url")
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _row(request: HTTPRequest, line: Line, status: int, body: dict[str, Any]) -> bytes:
+def _row(request: HTTPRequest, line: Call, status: int, body: dict[str, Any]) -> bytes:
     """The line of an answer."""
     response = {"status_code": status, "request_id": request.state.request_id, "body": body}
     id = f"batch_req_{secrets.token_urlsafe(8)}"
@@ -263,7 +245,7 @@ def _without_deadline(request: HTTPRequest) -> HTTPRequest:
     return HTTPRequest(request.scope | {"headers": headers})
 
 
-def read_lines(data: bytes, endpoint: str) -> list[Line]:
+def read_lines(data: bytes, endpoint: str) -> list[Call]:
     """The requests of a file. Raises BodyError, which names the line."""
     rows = [row for row in data.splitlines() if row.strip()]
     if not 1 <= len(rows) <= MAX_LINES:
@@ -271,12 +253,9 @@ def read_lines(data: bytes, endpoint: str) -> list[Line]:
     lines = []
     for number, row in enumerate(rows, 1):
         try:
-            line = decode_json(row, Line)
-        except BodyError as error:
-            raise BodyError(f"line {number}: {error}", field="input_file_id") from None
-        if line.method != "POST" or line.url != endpoint:
-            raise BodyError(f"line {number} must be a POST to {endpoint}", field="input_file_id")
-        lines.append(line)
+            lines.append(openai_batch.read(decode_json(row, dict[str, Any]), (endpoint,)))
+        except (BodyError, CallError) as error:
+            raise BodyError(f"line {number}: {error.sentence}", field="input_file_id") from None
     if len({line.custom_id for line in lines}) < len(lines):
         raise BodyError("each custom_id must be another", field="input_file_id")
     return lines

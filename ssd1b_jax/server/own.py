@@ -6,6 +6,8 @@
     GET    /jobs/ID/events       the same as server-sent events, with previews, until the job ends
     DELETE /jobs/ID              cancels
     GET    /jobs/ID/pictures/N   a picture's file, with its record
+    POST   /pictures             the same settings; answers with the picture's file, when it is done; a caller that
+                                 leaves cancels it
     POST   /replay               a picture's file as a form; whether it can be made again to the bit
 
 A job that has ended is kept for `Limits.kept_seconds`. Who knows its id, which can't be guessed, may see it.
@@ -42,6 +44,7 @@ def routes(service: Service) -> list[Route]:
         Route("/jobs/{id}", own.cancel, methods=["DELETE"]),
         Route("/jobs/{id}/events", own.events),
         Route("/jobs/{id}/pictures/{index:int}", own.picture, name="picture"),
+        Route("/pictures", own.made, methods=["POST"]),
         Route("/replay", own.replay, methods=["POST"]),
     ]
 
@@ -53,6 +56,17 @@ class Own:
         self._service = service
 
     async def submit(self, request: HTTPRequest) -> Response:
+        job = await self._start(request)
+        self._service.kept.add(job)
+        return answers.as_json(describe(request, job), 202, {"location": f"/jobs/{job.id}"})
+
+    async def made(self, request: HTTPRequest) -> Response:
+        job = await self._start(request, most=1)
+        pictures = await job.answer(request)
+        return answers.as_picture(pictures[0], answers.headers_of(pictures))
+
+    async def _start(self, request: HTTPRequest, most: int | None = None) -> Job:
+        """The job of the settings in a body, of at most so many pictures. Raises as `Service.start`."""
         sent = await self._service.bodies.read_json(request, dict[str, Any])
         priority = sent.pop("priority", "interactive")
         if priority not in PRIORITIES:
@@ -60,10 +74,10 @@ class Own:
         for name in sent:
             _check_name(name)
         asked = fields.read(sent, KNOWN, fields.FROM_TEXT)
-        sizing = self._service.exact_size(asked)
-        job = await self._service.start(request, asked, sizing, priority)
-        self._service.kept.add(job)
-        return answers.as_json(describe(request, job), 202, {"location": f"/jobs/{job.id}"})
+        if most is not None and asked.count > most:
+            name = asked.name("num_images")
+            raise BodyError(f"{name} must be at most {most} here, got {asked.count}: use /jobs", field=name)
+        return await self._service.start(request, asked, self._service.exact_size(asked), priority)
 
     async def show(self, request: HTTPRequest) -> Response:
         return answers.as_json(describe(request, self._job(request)))

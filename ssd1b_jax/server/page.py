@@ -68,7 +68,7 @@ class File:
 @functools.cache
 def files() -> dict[str, File]:
     """All files by their paths."""
-    return {path: _read(path, file) for path, file in (*_walk(FILES), *_walk(EXAMPLES, "examples/"))}
+    return {path: as_file(path, file.read_bytes()) for path, file in (*_walk(FILES), *_walk(EXAMPLES, "examples/"))}
 
 
 def _walk(folder: Traversable, prefix: str = "") -> list[tuple[str, Traversable]]:
@@ -79,8 +79,8 @@ def _walk(folder: Traversable, prefix: str = "") -> list[tuple[str, Traversable]
     return walked
 
 
-def _read(path: str, file: Traversable) -> File:
-    data = file.read_bytes()
+def as_file(path: str, data: bytes) -> File:
+    """What is served of this data under a path of this name."""
     media_type = "text/javascript" if path.endswith(".js") else mimetypes.guess_type(path)[0]
     packed = gzip.compress(data, mtime=0) if media_type in PACKED else b""
     return File(data, packed, media_type or "application/octet-stream", f'"{hashlib.sha256(data).hexdigest()[:16]}"')

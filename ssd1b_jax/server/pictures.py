@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from ssd1b_jax import images
 from ssd1b_jax.errors import ImageError
 from ssd1b_jax.records.output import Output
-from ssd1b_jax.records.saving import encode
+from ssd1b_jax.records.saving import encode, put
 from ssd1b_jax.request import PICTURES
 from ssd1b_jax.result import Result
 from ssd1b_jax.server.fields import FieldError, Fields
@@ -82,13 +83,20 @@ class Picture:
         return self.request["seed"]
 
 
-def write(result: Result, output: Output, sizing: Sizing) -> Picture:
-    """The picture of a result, enlarged to the size asked for or put back, with its record in the file."""
+def write(result: Result, output: Output, sizing: Sizing, keep: Path | None = None) -> Picture:
+    """The picture of a result, enlarged to the size asked for or put back, with its record in the file.
+
+    The same file goes into the folder `keep`.
+    """
     pixels = result.pixels if sizing.region is None else sizing.region.paste(result.pixels)
     form = output.format or "png"
     name = f"{result.seed}{dataclasses.replace(output, format=form).suffix}"
     size = sizing.asked if sizing.is_enlarged else None
-    encoded = encode(pixels, name, dict(result.record), result.request, output, size)
+    about = dict(result.record), result.request
+    if keep is None:
+        encoded = encode(pixels, name, *about, output, size)
+    else:
+        _, encoded = put(pixels, keep / name, *about, dataclasses.replace(output, overwrite=False), size)
     file = File(encoded.data, f"image/{form}")
     written = size or tuple(output.upscale * side for side in sizing.computed)
     return Picture(file, encoded.record, written, (*result.notes, *sizing.notes), result.seconds)

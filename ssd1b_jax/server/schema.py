@@ -73,6 +73,7 @@ def openapi(service: Service) -> dict[str, Any]:
             },
             "/jobs/{id}/events": {"get": _operation("watch", EVENTS, UNKNOWN, by_id)},
             "/jobs/{id}/pictures/{index}": {"get": _operation("picture", PICTURE, UNKNOWN, by_index)},
+            "/pictures": {"post": _operation("make", PICTURE, (*SUBMITTING, "504"), body=_body("Settings"))},
             "/replay": {"post": _operation("replay", REPLAYED, (*SUBMITTING, "504"), body=files)},
             "/records": {"post": _operation("records", RECORDED, READING, body=one_file)},
             "/settings": {"get": _operation("settings", HERE, ())},

@@ -4,12 +4,12 @@ Pictures are checked, planned and written by a few threads of its own; the pipel
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -35,6 +35,7 @@ Value = TypeVar("Value")
 THREADS = 2
 MAX_DEVICE_FAILURES = 3  # in a row
 START_SECONDS = 5.0  # after which a caller may try again while the model is loaded
+CLOSE_SECONDS = 2.0  # for the jobs that are cancelled when the server ends
 DEADLINE = "x-deadline-seconds"
 
 
@@ -183,12 +184,7 @@ class Service:
 
     def _write(self, result: Result, fields: Fields, sizing: Sizing) -> Picture:
         self._check(result.request, result.pixels)
-        if self.options.keep is not None:
-            output = dataclasses.replace(fields.output, overwrite=False)
-            if sizing.region is not None:
-                result = dataclasses.replace(result, pixels=sizing.region.paste(result.pixels))
-            result.save(Path(self.options.keep) / f"{result.seed}{output.suffix}", output)
-        return pictures.write(result, fields.output, sizing)
+        return pictures.write(result, fields.output, sizing, self.options.keep)
 
     def _ended(self, job: Job, input_bytes: int) -> None:
         self._running.discard(job)
@@ -252,10 +248,13 @@ class Service:
         while self._running:
             await asyncio.wait([job.task for job in self._running])
 
-    def close(self) -> None:
-        """Cancel what is left."""
+    async def close(self) -> None:
+        """Cancel what is left, and wait for its end, which is the next tick's."""
         for job in self._running:
             job.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.idle()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

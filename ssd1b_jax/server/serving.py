@@ -109,7 +109,7 @@ async def serve(service: Service, load: Load, announce: Announce, stop: asyncio.
     finally:
         for task in (broken, stopping):
             task.cancel()
-        service.close()
+        await service.close()
     if loading.done():
         loading.result()
     if service.broken.is_set():

@@ -58,7 +58,7 @@ class Visit:
 
     def _note(self, request) -> None:
         self.requested.append(request.url)
-        if request.method == "POST" and request.url.endswith("/jobs"):
+        if request.method == "POST" and request.url.endswith(("/jobs", "/pictures")):
             self.sent.append(json.loads(request.post_data))
 
     def open(self, address: str = "") -> Page:

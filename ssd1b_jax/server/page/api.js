@@ -34,9 +34,19 @@ async function json(path, options) {
 
 export const settings = () => json("settings");
 
-export async function submit(body, signal) {
-  const options = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  return json("jobs", { ...options, signal });
+const posted = (body) => ({
+  method: "POST",
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify(body),
+});
+
+export const submit = (body) => json("jobs", posted(body));
+
+/** One picture in one answer: { file, seed, seconds, notes }. Aborting the signal cancels it. */
+export async function make(body, signal) {
+  const answer = await ask("pictures", { ...posted(body), signal });
+  const [seed, seconds, notes] = ["x-seed-value", "x-generation-time", "x-notes"].map((name) => answer.headers.get(name));
+  return { file: await answer.blob(), seed, seconds: Number(seconds), notes: notes ? notes.split("; ") : [] };
 }
 
 export const cancel = (id) => json(`jobs/${id}`, { method: "DELETE" }).catch(() => null);
@@ -45,7 +55,7 @@ export const picture = async (id, index) => (await ask(`jobs/${id}/pictures/${in
 
 /** The events of a job, as [name, value], until it has ended. */
 export async function* events(id) {
-  const answer = await ask(`jobs/${id}/events`);
+  const answer = await ask(`jobs/${id}/events`, { headers: { accept: "text/event-stream" } });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   try {

@@ -21,7 +21,10 @@ function copy(of) {
   return made;
 }
 
-/** Tells "change" with { moving }, while a stroke is drawn and after it. `source` is a file nobody has drawn on. */
+/**
+ * Tells "change" with { moving }, while a stroke is drawn and after it. `source` is a file nobody has drawn on; `version`
+ * is another number whenever something else is on the board.
+ */
 export class Board extends EventTarget {
   #past = [];
   #future = [];
@@ -29,6 +32,7 @@ export class Board extends EventTarget {
   #file = null; // of the picture as it is now, made when it is first sent
   isInverted = false;
   hasMask = false;
+  version = 0;
   source = null;
   mode = "crop";
 
@@ -161,8 +165,10 @@ export class Board extends EventTarget {
 
   /** A stroke has ended. */
   lift() {
+    const had = this.hasMask;
     this.hasMask &&= this.#isPainted();
-    this.#changed();
+    if (had === this.hasMask) this.#tell(false);
+    else this.#changed();
   }
 
   invert(isInverted) {
@@ -189,10 +195,13 @@ export class Board extends EventTarget {
   }
 
   #changed({ moving = false } = {}) {
+    this.version += 1;
     this.#file = null;
     this.#drawOverlay();
-    this.dispatchEvent(new CustomEvent("change", { detail: { moving } }));
+    this.#tell(moving);
   }
+
+  #tell = (moving) => this.dispatchEvent(new CustomEvent("change", { detail: { moving } }));
 
   /** What is remade, in stripes that show on white, on black and on every colour. */
   #drawOverlay() {

@@ -34,7 +34,7 @@ export async function follow(job, about, { progress, preview, picture }) {
 }
 
 /** A picture with all that made it. */
-function kept({ settings, files }, made, file) {
+export function kept({ settings, files }, made, file) {
   const { num_images: _, ...own } = settings;
   return {
     id: `${Date.now()}-${crypto.randomUUID()}`,

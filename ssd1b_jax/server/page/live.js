@@ -5,22 +5,19 @@
 
 import * as api from "./api.js";
 import { $ } from "./dom.js";
-import { body, follow } from "./jobs.js";
+import { body, follow, kept } from "./jobs.js";
+import { isQuick, light, quick } from "./quick.js";
 import { drawSeed } from "./state.js";
 import { number, seconds, t } from "./text.js";
 
-/** Four calls of the model, near to what the full schedule gives, at any strength. */
-export const QUICK = { num_inference_steps: 4, exact_steps: true, scheduler: "dpmpp_2m", timestep_spacing: "trailing" };
-/** With the model's few-step LoRA, where it has one. */
-const FAST = { fast: true, scheduler: "lcm", num_inference_steps: 4, guidance_scale: 1 };
-const DISTILLED = "lcm"; // with it the model is quick already, in steps of its own
 const TIMES = 8; // of the last pictures, for the rate
 
 export class Live {
   isOn = false;
   #changed = null; // when the oldest change came that is on no picture yet
-  #job = null;
+  #computed = null; // what gives up the picture that is computed
   #isBusy = false;
+  #state = null; // that is computed or shown
   #times = [];
 
   constructor({ server, settings, board, stage, panel, gallery, runner }) {
@@ -36,6 +33,7 @@ export class Live {
     $("live").checked = isOn;
     document.body.classList.toggle("live", isOn);
     this.#times = [];
+    this.#state = null;
     this.stage.status("");
     $("keep").hidden = true;
     if (isOn) this.#change(false);
@@ -44,13 +42,13 @@ export class Live {
 
   #stop() {
     this.#changed = null;
-    if (this.#job) api.cancel(this.#job);
+    this.#computed?.abort();
   }
 
   #change(isMoving) {
-    if (!this.isOn || this.runner.isRunning) return;
+    if (!this.isOn || this.runner.isRunning || this.#now() === this.#state) return;
     this.#changed ??= performance.now();
-    if (!isMoving && this.#job) api.cancel(this.#job);
+    if (!isMoving) this.#computed?.abort();
     this.#next();
   }
 
@@ -63,7 +61,9 @@ export class Live {
       try {
         await this.#make(since);
       } catch (error) {
-        this.panel.refuse(error instanceof api.Refused ? error : new api.Refused(t("offline")));
+        this.#state = null;
+        if (error.name === "AbortError") this.#changed &&= since;
+        else this.panel.refuse(error instanceof api.Refused ? error : new api.Refused(t("offline")));
       }
     }
     this.#isBusy = false;
@@ -71,20 +71,22 @@ export class Live {
 
   async #make(since) {
     const began = performance.now();
-    const files = await this.board.files();
+    const { signal } = (this.#computed = new AbortController());
     const settings = this.#quick();
-    const job = await api.submit(await body(settings, files));
-    this.#job = job.id;
-    if (!this.isOn) api.cancel(job.id);
+    this.#state = this.#now();
+    const files = await this.board.files();
+    const sent = await body({ ...settings, ...light(settings) }, files);
+    performance.measure("live.send", { start: began });
+    const asked = performance.now();
+    const made = await api.make(sent, signal);
+    performance.measure("live.make", { start: asked });
     this.panel.refuse(null);
-    let shown = null;
-    await follow(job, { settings, files }, { picture: (item) => { shown = this.#show(item, since, began); } });
-    this.#job = null;
-    await shown;
+    if (!this.isOn) return;
+    const { width, height } = settings;
+    await this.#show(kept({ settings, files }, { ...made, width, height }, made.file), since, began);
   }
 
   async #show(item, since, began) {
-    if (!this.isOn) return;
     await this.stage.show(item);
     $("keep").hidden = false;
     const now = performance.now();
@@ -94,17 +96,35 @@ export class Live {
     this.stage.status(t("live.rate", { seconds: seconds(mean), rate: number(1 / mean, 1) }), { isQuiet: true });
   }
 
+  /** What would be computed now; a hand that lifts the pen, or lets go of a slider, changes nothing of it. */
+  #now = () => `${this.board.version} ${JSON.stringify(this.settings.asked())}`;
+
+  /** The settings to make it with: those that stand, quick, with all that says which picture it is. */
   #quick() {
     const { settings } = this;
     if (settings.get("seed") === null) settings.set("seed", drawSeed(), { moving: true });
     const { num_images: _, upscale: __, ...asked } = settings.asked();
-    const isSlow = settings.get("scheduler") !== DISTILLED && settings.get("num_inference_steps") > QUICK.num_inference_steps;
-    const quick = this.server.schema.properties.fast ? FAST : QUICK;
-    return { prompt: settings.get("prompt") ?? "", ...asked, ...(isSlow ? quick : {}) };
+    const [width, height] = [settings.get("width"), settings.get("height")];
+    return { prompt: settings.get("prompt") ?? "", ...asked, width, height, ...(isQuick(settings) ? {} : quick(this.server)) };
   }
 
-  #keep() {
-    if (this.stage.item) this.gallery.add(this.stage.item);
+  /** Live pictures are light files; what is kept is made once more, with its record. */
+  async #keep() {
+    const { item } = this.stage;
     $("keep").hidden = true;
+    if (!item) return;
+    const { settings, image, mask } = item;
+    const files = { image, mask };
+    try {
+      const job = await api.submit(await body(settings, files));
+      await follow(job, { settings, files }, { picture: (made) => this.#kept(made, item) });
+    } catch (error) {
+      this.panel.refuse(error instanceof api.Refused ? error : new api.Refused(t("offline")));
+    }
+  }
+
+  #kept(made, item) {
+    this.gallery.add(made);
+    if (this.stage.item === item) this.stage.show(made);
   }
 }

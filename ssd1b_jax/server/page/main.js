@@ -9,9 +9,11 @@ import { GridDialog } from "./grid.js";
 import { FIRST } from "./ideas.js";
 import { Intake } from "./intake.js";
 import { keep, recall } from "./keep.js";
-import { Live, QUICK } from "./live.js";
+import { described } from "./key.js";
+import { Live } from "./live.js";
 import { look } from "./look.js";
 import { Panel } from "./panel.js";
+import { QUICK } from "./quick.js";
 import { Runner } from "./run.js";
 import { Stage } from "./stage.js";
 import { Settings } from "./state.js";
@@ -46,30 +48,6 @@ async function start() {
   await begin(parts, intake);
   describe(server, settings, board);
   if (server.state !== "ready") await wait(parts);
-}
-
-/** What the server has; asks for a key where it wants one. */
-async function described() {
-  for (;;) {
-    try {
-      return await api.settings();
-    } catch (error) {
-      if (error.status !== 401) throw error;
-      await askForKey();
-    }
-  }
-}
-
-let asked = 0;
-
-function askForKey() {
-  const dialog = $("key-dialog");
-  show($("key-error"), asked++ ? t("key.wrong") : null);
-  dialog.oncancel = (event) => event.preventDefault();
-  dialog.showModal();
-  return new Promise((resolve) => {
-    $("key-form").onsubmit = () => { api.useKey($("key").value); resolve(); };
-  });
 }
 
 /** The board as it was left, else the example of a first visit; the settings of the address, else those that were left. */
