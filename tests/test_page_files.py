@@ -105,7 +105,7 @@ def test_documents_are_pages_whose_links_lead_somewhere(client):
             if "://" not in target:
                 assert client.get(str(httpx.URL(f"{client.base_url}/docs/").join(target))).status_code == 200, target
         assert not re.search(r"\*\*[A-Za-z]|\]\(|```|\0", re.sub(r"<code>.*?</code>", "", shown, flags=re.DOTALL))
-    assert len(re.findall(r"<img", client.get("/docs/guide.md").text)) == 10
+    assert len(re.findall(r"<img", client.get("/docs/guide.md").text)) == 11
     assert client.get("/docs/../pyproject.toml").status_code == client.get("/docs/accelerators.md").status_code == 404
 
 
@@ -113,11 +113,11 @@ def test_documents_are_pages_whose_links_lead_somewhere(client):
     ("written", "shown"),
     [
         ("# A *b* <c>", '<h1 id="a-b-c">A <em>b</em> &lt;c&gt;</h1>'),
-        ("one\ntwo `a*b*<` **x `y`**", "<p>one two <code>a*b*&lt;</code> <strong>x <code>y</code></strong></p>"),
-        ("- a\n  b\n- [`c`](d.md)", '<ul><li>a b</li><li><a href="at/d.md"><code>c</code></a></li></ul>'),
-        ("| a | b |\n|---|---|\n| `x \\| y` | |", "<tr><td><code>x | y</code></td><td></td></tr>"),
-        ("```sh\na <b\n\n# c\n```", "<code>a &lt;b\n\n# c</code>"),
-        ("![a](b.png)", '<p><img src="at/b.png" alt="a"></p>'),
+        ("one\ntwo `a*b*<` **x `y`**", "<p>one\ntwo <code>a*b*&lt;</code> <strong>x <code>y</code></strong></p>"),
+        ("- a\n  b\n- [`c`](d.md)", '<ul>\n<li>a\nb</li>\n<li><a href="at/d.md"><code>c</code></a></li>\n</ul>'),
+        ("| a | b |\n|---|---|\n| `x \\| y` | |", "<tr>\n<td><code>x | y</code></td>\n<td></td>\n</tr>"),
+        ("```sh\na <b\n\n# c\n```", '<pre tabindex="0"><code class="language-sh">a &lt;b\n\n# c\n</code></pre>'),
+        ("![a](b.png)", '<p><img src="at/b.png" alt="a" /></p>'),
         ("[words](none)", "<p>words</p>"),
     ],
 )

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from ssd1b_jax.errors import RequestError
 
-NEEDS = ("hypercorn", "msgspec", "prometheus_client", "python_multipart", "starlette")
+NEEDS = ("hypercorn", "markdown_it", "msgspec", "prometheus_client", "python_multipart", "starlette")
 
 
 def check_installed(what: str) -> None:
