@@ -234,6 +234,25 @@ def test_a_ticket_can_be_awaited(tiny_pipe):
     assert digest(asyncio.run(ask())) == digest(tiny_pipe.generate(base(seed=seed) for seed in range(3)))
 
 
+def test_a_callback_that_waits_is_told(tiny_pipe):
+    told, asked = [], threading.Event()
+
+    def wait(ticket):
+        for ask in (lambda: tiny_pipe.submit(base(seed=2)).result(), lambda: tiny_pipe.generate([base()])):
+            try:
+                ask()
+            except RequestError as error:
+                told.append(str(error))
+        asked.set()
+
+    tiny_pipe.submit(base()).add_done_callback(wait)
+    assert (
+        asked.wait(60)
+        and [message.partition(",")[0] for message in told] == ["a callback of a ticket must not wait for pictures"] * 2
+    )
+    tiny_pipe.queue.settle()
+
+
 def test_a_deadline_that_passes_fails_one_picture(tiny_pipe):
     late = tiny_pipe.submit(endless(), deadline=0.2)
     assert tiny_pipe.submit(base()).result(timeout=60).seed == 1
@@ -255,6 +274,11 @@ def test_a_full_queue_says_when_to_come_again(tiny_pipe):
 def test_wrong_arguments_are_told(tiny_pipe):
     with pytest.raises(RequestError, match="priority must be one of interactive, batch, got 'high'"):
         tiny_pipe.queue.submit(tiny_pipe._planner.plan(base()), priority="high")
+    for seconds in (float("nan"), -1, "soon", True):
+        with pytest.raises(RequestError, match="deadline must be seconds from now, 0 or more, got"):
+            tiny_pipe.submit(base(), deadline=seconds)
+    with pytest.raises(RequestError, match="limit must be seconds from now"):
+        tiny_pipe.submit(base(), limit=-0.5)
     with pytest.raises(RequestError, match="caller must be hashable, .* got \\[1\\]"):
         tiny_pipe.submit(base(), caller=[1])
     with pytest.raises(RequestError, match="on_error must be one of raise, return, got 'yield'"):
@@ -384,6 +408,8 @@ request = Request(image=np.zeros((32, 32, 3), np.uint8), prompt="", strength=1.0
 MIDDLE = 'stream = pipe.stream([request] * 5, on_progress=lambda p: None)\nticket = pipe.submit(request)\nprint("ends")'
 FORK = """
 import os
+stream = pipe.stream([Request(image=np.zeros((32, 32, 3), np.uint8), prompt="")] + [request] * 2)
+next(stream)
 first = pipe.submit(Request(image=np.zeros((32, 32, 3), np.uint8), prompt="")).result()
 child = os.fork()
 if child == 0:
@@ -391,6 +417,7 @@ if child == 0:
         pipe.submit(request)
     except RuntimeError as error:
         print(error, flush=True)
+    del stream  # does not wait for pictures that nobody makes
     os._exit(0)
 os.waitpid(child, 0)
 """

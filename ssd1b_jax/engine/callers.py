@@ -75,6 +75,7 @@ class Stream:
 
         With `raise_first` an error of the requests that are looked at before anything runs is raised.
         """
+        self._queue.check_wait()
         failed: list[tuple[int, Error]] = []
         try:
             waiting = [*self._take(self._window, failed)]
@@ -165,7 +166,7 @@ class Stream:
         """Cancel what is not done, and wait for that."""
         for ticket in self._tickets.values():
             ticket.cancel()
-        if not self._queue.is_here:  # a generator may be collected in any thread
+        if self._queue.can_wait:  # a generator may be collected in any thread, and after a fork
             for ticket in self._tickets.values():
                 ticket.exception()
 

@@ -7,13 +7,13 @@ of pixels. They end when no picture is left, and begin again with the next.
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import jax
 import numpy as np
 
-from ssd1b_jax.engine import finishing, reading
+from ssd1b_jax.engine import admission, finishing, reading
 from ssd1b_jax.engine.finishing import Finishing
 from ssd1b_jax.engine.jobs import Job
 from ssd1b_jax.engine.lifetime import Lifetime
@@ -21,7 +21,7 @@ from ssd1b_jax.engine.pictures import Pictures
 from ssd1b_jax.engine.reading import Reading
 from ssd1b_jax.engine.results import Results
 from ssd1b_jax.engine.runner import Runner
-from ssd1b_jax.engine.scheduler import PRIORITIES, Scheduler
+from ssd1b_jax.engine.scheduler import Scheduler
 from ssd1b_jax.engine.slots import Entry, look
 from ssd1b_jax.engine.ticket import Ticket
 from ssd1b_jax.engine.ticks import Ticks
@@ -74,17 +74,13 @@ class Queue:
     ) -> Ticket:
         """Take a job. `deadline` and `limit` are seconds from now: for the picture, and for all that is in front of it.
 
-        `row` is the row of a batch that the picture has to be made in. Raises RequestError for an unknown priority, row
-        or LoRA, `Full` where the work in front would take longer than
-        `limit`, or the deadline can't be met, and DeviceError once closed or in a process that was forked.
+        `row` is the row of a batch that the picture has to be made in. Raises RequestError for an unknown LoRA and for
+        what `admission.check` refuses, `Full` where the work in front would take longer than `limit`, or the deadline
+        can't be met, and DeviceError once closed or in a process that was forked.
         """
         self._lifetime.check()
-        if priority not in PRIORITIES:
-            raise RequestError(f"priority must be one of {', '.join(PRIORITIES)}, got {priority!r}")
-        if row is not None and not 0 <= row < self._runner.width:
-            raise RequestError(f"row must be less than the {self._runner.width} of a device, got {row}")
-        if not isinstance(caller, Hashable):
-            raise RequestError(f"caller must be hashable, for callers are told apart by it, got {caller!r}")
+        width = self._runner.width
+        admission.check(priority=priority, caller=caller, row=row, width=width, deadline=deadline, limit=limit)
         self._runner.adapters.check(job.request.loras)
         now = self.clock()
         entry = Entry(
@@ -114,7 +110,9 @@ class Queue:
         return Ticket(self, entry, entry.future)
 
     def cancel(self, entry: Entry) -> bool:
-        """Give a picture up. False where it is done."""
+        """Give a picture up. False where it is done, and in a process that was forked."""
+        if not self._lifetime.is_here:
+            return False
         with self._changed:
             if entry not in self._entries:
                 return False
@@ -140,9 +138,18 @@ class Queue:
         return self.scheduler.expected(order, entry) if entry in order else 0.0
 
     @property
-    def is_here(self) -> bool:
-        """Whether this is a thread of the queue's own, which must not wait for a picture."""
-        return threading.current_thread().name in THREADS
+    def can_wait(self) -> bool:
+        """Whether a wait for a picture has an end: not in a thread of a queue's own, nor in a forked process."""
+        return self._lifetime.is_here and threading.current_thread().name not in THREADS
+
+    def check_wait(self) -> None:
+        """Raise where a wait for a picture would have no end: see `can_wait`."""
+        self._lifetime.check()
+        if not self.can_wait:
+            raise RequestError(
+                "a callback of a ticket must not wait for pictures, which its own thread makes: "
+                "submit them there, and wait in another thread"
+            )
 
     @property
     def waiting(self) -> int:
@@ -157,6 +164,8 @@ class Queue:
 
     def close(self, drain: bool = False) -> None:
         """Take no more pictures; finish those that were taken, or cancel them. Returns when no thread is left."""
+        if not self._lifetime.is_here:  # locks that were taken when it was forked stay so
+            return
         with self._changed:
             self._is_closed = True
             if not drain:
@@ -168,8 +177,7 @@ class Queue:
     def settle(self) -> None:
         """Wait until the threads have ended, which they do when nothing is left to do."""
         if self._lifetime.is_here:
-            thread = self._thread
-            if thread is not None:
+            if (thread := self._thread) is not None:
                 thread.join()
             self._reading.join()
             self._finishing.join()

@@ -39,11 +39,16 @@ class Ticket:
         return self._entry.job.request
 
     def result(self, timeout: float | int | None = None) -> Result:
-        """Wait for the picture, at most `timeout` seconds: TimeoutError. Raises what the picture failed with."""
+        """Wait for the picture, at most `timeout` seconds: TimeoutError. Raises what the picture failed with.
+
+        Raises RequestError in a callback of a ticket, where a wait would have no end, and DeviceError after a fork.
+        """
+        self._check_wait()
         return self._future.result(timeout)
 
     def exception(self, timeout: float | int | None = None) -> BaseException | None:
-        """Wait, and return what the picture failed with, or None."""
+        """Wait as `result` does, and return what the picture failed with, or None."""
+        self._check_wait()
         return self._future.exception(timeout)
 
     def done(self) -> bool:
@@ -87,6 +92,10 @@ class Ticket:
     def expected_seconds(self) -> float:
         """Seconds until the picture is done, by the work in front of it and the speed measured so far."""
         return self._queue.expected_seconds(self._entry)
+
+    def _check_wait(self) -> None:
+        if not self.done():
+            self._queue.check_wait()
 
     def __await__(self) -> Generator[Any, None, Result]:
         # Shielded: a task that is cancelled does not cancel the picture, which `cancel` does.
