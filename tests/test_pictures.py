@@ -65,7 +65,7 @@ CUT_IN_FIT = "11% of the image's height was cut off: resize_mode pad or stretch 
         (tiny.SIZE + 1, tiny.SIZE, {}, ()),
         (48, tiny.SIZE, dict(resize_mode="pad"), ()),
         (48, tiny.SIZE, dict(height=48), ()),
-        (48, tiny.SIZE, dict(resize_mode="fit"), ()),
+        (40, 24, dict(resize_mode="fit"), ()),
         (
             36,
             tiny.SIZE,
