@@ -58,14 +58,14 @@ def by_name(places: Iterable[str]) -> dict[str, str]:
 
     Raises RequestError for two of one name, HubError for what is not on the hub.
     """
-    files: dict[str, str] = {}
+    found: dict[str, tuple[str, re.Match | None]] = {}
     for place in places:
         hub_id = None if Path(place).exists() else HUB_ID.fullmatch(place)
-        name = Path(hub_id[2] or hub_id[1].split("/")[1] + ".x").stem if hub_id else Path(place).stem
-        if name in files:
+        name = Path(hub_id[2]).stem if hub_id and hub_id[2] else hub_id[1].split("/")[1] if hub_id else Path(place).stem
+        if name in found:
             raise RequestError(f"two LoRAs are named {name!r}: rename one of the files")
-        files[name] = _fetched(hub_id[1], hub_id[2]) if hub_id else place
-    return files
+        found[name] = place, hub_id
+    return {name: _fetched(hub_id[1], hub_id[2]) if hub_id else place for name, (place, hub_id) in found.items()}
 
 
 @cache
