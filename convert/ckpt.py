@@ -14,8 +14,7 @@ from convert.pickles import Tensor, load
 from ssd1b_jax.checkpoints.safetensors import map_file
 from ssd1b_jax.errors import WeightsError
 
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"
-MAGICS = (ZIP, PICKLE)
+ZIP = b"PK\x03\x04"
 
 
 def read_ckpt(path: Path) -> list[tuple[str, np.ndarray]]:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssd1b_jax.checkpoints import families
 from ssd1b_jax.checkpoints.safetensors import summary
 from ssd1b_jax.checkpoints.tensor_names import PREFIXES
-from ssd1b_jax.config import CLIPTextConfig, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig
+from ssd1b_jax.config import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
 from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.presets import PRESETS, Preset
 
@@ -45,22 +46,6 @@ OPEN_CLIP = _Layout(
     activation="gelu",
 )
 
-# Other families, by a pattern that one of their names matches. The first match counts.
-_OTHERS = {
-    r"lora_(unet|te\d?)_|.*\.lora_(A|B|up|down)\.|.*\.lora\.(up|down)\.": "a LoRA: convert the model that it is for",
-    r"control_model\.|controlnet_cond_embedding\.|input_hint_block\.": "a ControlNet",
-    r"(model\.diffusion_model\.)?joint_blocks\.": "Stable Diffusion 3",
-    r"(model\.diffusion_model\.)?double_blocks\.": "Flux",
-    r"edm_mean$": "Playground 2.5",
-    r"cond_stage_model\.transformer\.": "Stable Diffusion 1",
-    r"cond_stage_model\.model\.": "Stable Diffusion 2",
-    r"conditioner\.embedders\.0\.model\.": "the SDXL refiner",
-    r"(clip_[lg]|emb_params|string_to_param)$": "a textual inversion embedding",
-    r"(down_blocks|conv_in|time_embedding)\.": "one part of a diffusers folder: give the whole folder",
-    r"(text_model|embeddings|transformer\.resblocks)\.": "a text encoder alone",
-    r"(encoder|decoder|first_stage_model)\.": "a VAE alone",
-}
-
 
 def family(config: ModelConfig) -> Preset | None:
     """The released model that has this UNet, if one has."""
@@ -69,21 +54,16 @@ def family(config: ModelConfig) -> Preset | None:
 
 
 def infer(tensors: list[tuple[str, np.ndarray]]) -> ModelConfig:
-    """The config of a single file, or WeightsError with the name of the family that it is of."""
+    """The config of a single file, on SDXL's schedule, or WeightsError with the name of the family that it is of."""
     shapes = {name: tensor.shape for name, tensor in tensors}
     absent = [part for part, prefix in PREFIXES.items() if not any(name.startswith(prefix) for name in shapes)]
     if absent:
-        kinds = (kind for pattern, kind in _OTHERS.items() if any(re.match(pattern, name) for name in shapes))
-        kind = next(kinds, None)
+        kind = families.kind(shapes)
         if kind is None and "unet" not in absent:
             kind = f"a UNet without {' and '.join(absent)}"
         raise WeightsError(
             f"this is {kind or 'no model that is known here'}; single files of the SDXL family are converted"
         )
-    if "edm_mean" in shapes:
-        raise WeightsError("this is Playground 2.5; single files of the SDXL family are converted")
-    if "ztsnr" in shapes:
-        raise WeightsError("this was trained with a terminal signal-to-noise ratio of zero, which is not supported")
     ours = ((name, shape) for name, shape in shapes.items() if name.startswith(tuple(PREFIXES.values())))
     for name, shape in ours:
         if not all(0 < length <= LARGEST for length in shape):
@@ -104,8 +84,7 @@ def infer(tensors: list[tuple[str, np.ndarray]]) -> ModelConfig:
                 missing.add(("missing", error.args[0]))
         if missing:
             raise WeightsError(summary(sorted(missing), "this lacks what every model of the SDXL family has"))
-        schedule = ScheduleConfig(prediction_type="v_prediction" if "v_pred" in shapes else "epsilon")
-        return ModelConfig(**parts, schedule=schedule)
+        return ModelConfig(**parts)
     except WeightsError:
         raise
     except (IndexError, ArithmeticError, ValueError) as error:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.ckpt import MAGICS, read_ckpt
+from convert.ckpt import read_ckpt
 from convert.weights import Slot, Tensors
-from ssd1b_jax.checkpoints.safetensors import read_safetensors
+from ssd1b_jax.checkpoints.lora_file import PICKLES
+from ssd1b_jax.checkpoints.safetensors import read_with_metadata
 from ssd1b_jax.checkpoints.tensor_names import sgm_names, table
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import WeightsError
@@ -20,7 +21,7 @@ from ssd1b_jax.files import foreign
 # No weights: the schedule, averages kept while training, buffers, the scale of CLIP's loss.
 # The first text encoder has no projection, though some programs save one.
 _NO_WEIGHTS = re.compile(
-    r"(first_stage_model\.)?(model_ema|loss)\..*|denoiser\.sigmas|v_pred|scale_factor|logvar|lvlb_weights"
+    r"(first_stage_model\.)?(model_ema|loss)\..*|denoiser\.sigmas|v_pred|ztsnr|scale_factor|logvar|lvlb_weights"
     r"|betas|alphas_cumprod(_prev)?|sqrt_(one_minus_|recip_|recipm1_)?alphas_cumprod|log_one_minus_alphas_cumprod"
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])"
     r"|conditioner\.embedders\..*(logit_scale|attn_mask|position_ids)"
@@ -29,14 +30,17 @@ _NO_WEIGHTS = re.compile(
 _QKV = ("q", "k", "v")
 
 
-def read_single_file(path: Path) -> list[tuple[str, np.ndarray]]:
-    """Names and mapped tensors of a safetensors file or a .ckpt, as its content shows. Some are no weights."""
+def read_single_file(path: Path) -> tuple[list[tuple[str, np.ndarray]], dict[str, str]]:
+    """Names and mapped tensors of a safetensors file or a .ckpt, as its content shows, and the former's metadata.
+
+    Some tensors are no weights.
+    """
     with open(path, "rb") as file:
         head = file.read(512)
     if kind := foreign(head):
         raise WeightsError(f"{path} is {kind}")
-    is_ckpt = head.startswith(MAGICS) and head[8:9] != b"{"  # where a safetensors header starts
-    return read_ckpt(path) if is_ckpt else read_safetensors(path)
+    is_ckpt = head.startswith(PICKLES) and head[8:9] != b"{"  # where a safetensors header starts
+    return (read_ckpt(path), {}) if is_ckpt else read_with_metadata(path)
 
 
 def weights(tensors: Tensors) -> list[tuple[str, np.ndarray]]:

@@ -130,7 +130,11 @@ class CLIPTextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The noise schedule a model was trained on, and how inference timesteps are spread over it."""
+    """The noise schedule a model was trained on, and how inference timesteps are spread over it.
+
+    `rescale_betas_zero_snr`: the betas are rescaled so that the last timestep has no signal (Lin et al., 2305.08891,
+    Algorithm 1).
+    """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
@@ -139,6 +143,7 @@ class ScheduleConfig:
     prediction_type: str = "epsilon"
     timestep_spacing: str = "leading"
     steps_offset: int = 1
+    rescale_betas_zero_snr: bool = False
 
     def __post_init__(self):
         for name, allowed in (
@@ -148,6 +153,11 @@ class ScheduleConfig:
         ):
             got = getattr(self, name)
             require(got in allowed, f"{name} must be one of {', '.join(allowed)}, got {got!r}")
+        require(
+            not self.rescale_betas_zero_snr or self.prediction_type == "v_prediction",
+            "rescale_betas_zero_snr needs prediction_type v_prediction: at a timestep without signal the noise is "
+            "the input itself, and predicting it tells nothing",
+        )
         require(0 < self.beta_start < self.beta_end < 1, "betas must satisfy 0 < beta_start < beta_end < 1")
 
 
@@ -193,8 +203,8 @@ class ModelConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Width and height must be multiples of this: one pixel of the UNet's lowest level."""
-        return self.vae.factor * 2 ** (len(self.unet.block_out_channels) - 1)
+        """Width and height must be multiples of this: the pixels along a latent's side."""
+        return self.vae.factor
 
     @property
     def max_clip_skip(self) -> int:

@@ -15,6 +15,7 @@ _FOREIGN = {
     b"version https://git-lfs": "a Git LFS pointer and not the file itself: run git lfs pull, or download it again",
     b"<!doctype html": "a web page: download the file itself, not the page about it",
     b"<html": "a web page: download the file itself, not the page about it",
+    b"gguf": "a GGUF of quantized weights, which are not read: take the safetensors file of the model",
     b"<?xml": "an XML document, probably a server's error message: download it again",
 }
 

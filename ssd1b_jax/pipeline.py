@@ -71,6 +71,7 @@ class Pipeline:
         self._adapters = Adapters(self.config, params, platform)
         if (few_steps := model.folder / FEW_STEPS).is_file():
             self._adapters.offer(FAST, few_steps)
+        self._planner.loras = self._adapters.files
         self.runner = Runner(programs.shared(self.config, dtypes, self.devices), self._adapters)
         results = Results(maker, self._adapters, self.dtype)
         self.queue = Queue(self.runner, results)
@@ -84,15 +85,17 @@ class Pipeline:
         devices: Sequence[jax.Device] | Devices | None = None,
         per_device: int | Literal["auto"] = 1,
         loras: Mapping[str, str | Path] = MappingProxyType({}),
+        lora_partial: bool = False,
         requests: Iterable[Request] = (),
     ) -> "Pipeline":
         """Load the embedded model "emoji", or a folder that `ssd1b convert` wrote.
 
         `dtype` is float32 on a CPU and bfloat16 elsewhere unless given. `per_device` "auto" is the number that makes
         the most pictures in a second: it is measured the first time, and kept; see `engine.width`. `loras` are files
-        by name, as for `load_lora`. The programs that `requests` run are compiled while the weights are read, so that
-        the first picture is there sooner. Raises ModelError for a folder that is missing, damaged or foreign, and
-        before weights are read what `load_lora` raises, and RequestError and ImageError as `generate` does.
+        by name, as for `load_lora`, which also explains `lora_partial`. The programs that `requests` run are compiled
+        while the weights are read, so that the first picture is there sooner. Raises ModelError for a folder that is
+        missing, damaged or foreign, and before weights are read what `load_lora` raises, and RequestError and
+        ImageError as `generate` does.
         """
         enable_compilation_cache()
         is_open = per_device == AUTO
@@ -102,11 +105,12 @@ class Pipeline:
         check_dtype(dtype, RequestError)
         manifest = verify(model)
         for path in loras.values():
-            lora.read(path, manifest.config)
+            lora.read(path, manifest.config, partial=lora_partial)
         dtypes = part_dtypes(manifest.config, dtype)
         if is_open and (known := width.kept(manifest.config, dtypes, placed)):
             is_open, placed = False, Devices(placed.devices, known)
         plans = planner(manifest)
+        plans.loras = loras.keys()
         compiled = programs.shared(manifest.config, dtypes, placed)
         jobs = plans.keep(requests)
         with in_background(_compile(compiled, () if is_open else jobs)):
@@ -115,18 +119,20 @@ class Pipeline:
             placed = Devices(placed.devices, width.measure(manifest.config, dtypes, placed, loaded.params))
         pipe = cls(loaded, devices=placed, _planner=plans)
         for name, path in loras.items():
-            pipe.load_lora(path, name)
+            pipe.load_lora(path, name, partial=lora_partial)
         return pipe
 
-    def load_lora(self, path: str | Path, name: str | None = None) -> str:
+    def load_lora(self, path: str | Path, name: str | None = None, *, partial: bool = False) -> str:
         """Load a LoRA (diffusers', PEFT's or kohya's safetensors) for requests to use by its name, which is returned.
 
         The name is the file's own unless given. Nothing changes until a request has it in `loras`; then
-        it is merged into the weights, and no program is compiled again. Raises WeightsError for a file
-        that does not fit the model, RequestError for a name that another file has.
+        it is merged into the weights, and no program is compiled again. A prompt may name it too, as
+        `<lora:NAME:SCALE>`. With `partial` the layers are merged that the model has, and others left out. Raises
+        WeightsError for a file that does not fit the model, RequestError for a name that another file has.
         """
         name = Path(path).stem if name is None else name
-        self._adapters.add(name, path)
+        self._adapters.add(name, path, partial)
+        self._planner.loras = self._adapters.files
         return name
 
     @property

@@ -23,7 +23,9 @@ from ssd1b_jax.result import Result
 class Recipe:
     """What it takes to make a file's picture again, found and checked; `picture` is None where it is lost.
 
-    `embedded` says that the input came from the file itself, `notes` are sentences for the user.
+    `embedded` says that the input came from the file itself, `notes` are sentences for the user. `edited` says that the
+    picture is not as it was written, None where that can't be told: JPEG and WebP don't keep pixels, and only a sidecar
+    knows their files.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class Recipe:
     model: str
     loras: Mapping[str, Path]
     embedded: bool
+    edited: bool | None
     notes: tuple[str, ...]
 
 
@@ -40,10 +43,9 @@ class Recipe:
 class Replay:
     """A picture made again.
 
-    `identical` says that all pixels are those recorded. Where they are not, `differences` are
-    phrases about what else is not as recorded, and `worst` and `mean` measure 8-bit values against
-    the file, if that is a PNG as it was written. `edited` says that it is not as it was written, None
-    where that can't be told: JPEG and WebP don't keep pixels.
+    `identical` says that all pixels are those recorded, and that the file is not known to have others. Where they are
+    not, `differences` are phrases about what else is not as recorded, and `worst` and `mean` measure 8-bit values
+    against the file, if that is a PNG as it was written. `edited` is the recipe's.
     """
 
     result: Result
@@ -87,6 +89,7 @@ def read(
         name: _locate(path, f"LoRA {name}", entry, (loras or {}).get(name), _lora_sha256, folder)
         for name, entry in record["loras"].items()
     }
+    held = records.holds(record, picture) if picture else None
     return Recipe(
         path=path,
         picture=picture,
@@ -95,6 +98,7 @@ def read(
         model=model,
         loras=files,
         embedded=any(isinstance(source, bytes) for source in sources.values()),
+        edited=None if held is None else not held,
         notes=notes,
     )
 
@@ -103,20 +107,20 @@ def run(recipe: Recipe, *, on_progress: Callable[[Progress], None] | None = None
     """Make the picture again, in the dtype and in the row of the per-device batch recorded, and compare."""
     record = recipe.record
     options = dict(dtype=record["dtype"]["unet"], per_device=record["per_device"], loras=recipe.loras)
+    options |= dict(lora_partial=any(said.get("partial") is True for said in record["loras"].values()))
     pipe = Pipeline.from_pretrained(recipe.model, **options, requests=[recipe.request])
     result = pipe.remake(recipe.request, row=record.get("row", 0), on_progress=on_progress)
     now = result.record
-    identical = now["pixels"]["sha256"] == record["pixels"]["sha256"]
-    apart, edited, upscale = None, None, record["written"]["upscale"]
-    if recipe.picture and recipe.picture.suffix.lower() == ".png":
+    identical = now["pixels"]["sha256"] == record["pixels"]["sha256"] and not recipe.edited
+    apart, upscale = None, record["written"]["upscale"]
+    if recipe.edited is False and recipe.picture.suffix.lower() == ".png":
         pixels = images.load(recipe.picture).pixels
-        edited = images.sha256(pixels) != record["written"]["sha256"]
-        if not edited and pixels.shape == tuple(side * upscale for side in result.pixels.shape[:2]) + (3,):
+        if pixels.shape == tuple(side * upscale for side in result.pixels.shape[:2]) + (3,):
             apart = np.abs(images.upscale(result.pixels, upscale).astype(np.int16) - pixels)
     return Replay(
         result=result,
         identical=identical,
-        edited=edited,
+        edited=recipe.edited,
         differences=differences(record, now),
         worst=None if apart is None else int(apart.max()),
         mean=None if apart is None else float(apart.mean()),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, TypeVar
 
-from ssd1b_jax import settings
+from ssd1b_jax import images, settings
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.images import Source, sources
@@ -17,9 +17,9 @@ from ssd1b_jax.samplers import Table, build
 from ssd1b_jax.settings import default
 from ssd1b_jax.settings.types import Noise, Pair, ResizeMode, Size, Spacing, unchecked
 
-MAX_AREA = 4  # times the model's own; beyond, attention needs more memory than there is
 PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 PICTURES = ("image", "mask")
+SIDES = ("width", "height")
 SEEDS = ("seed", "variation_seed")
 DRAWN = -1  # as a seed, what None is: other programs write it so
 # A model's few-step LoRA by its name, and the sampler and the steps that it is distilled for.
@@ -156,10 +156,10 @@ class Request:
         return cls(**fields)
 
     def resolve(self, config: ModelConfig) -> "Request":
-        """This request with every default filled in and every value checked; pictures are not read.
+        """This request with every default filled in and every value checked; no picture is read.
 
-        `fast` becomes the settings that it stands for. Raises RequestError with one sentence. A resolved request
-        resolves to itself.
+        `fast` becomes the settings that it stands for; of the image the size is read, where "fit" needs it.
+        Raises RequestError with one sentence, ImageError for that image. A resolved request resolves to itself.
         """
         if settings.SETTINGS["fast"].check(self.fast):
             return self._in_few_steps().resolve(config)
@@ -170,12 +170,14 @@ class Request:
             if self.mask is not None:
                 raise RequestError("mask needs an image that it is laid over: give the image too")
             defaults["strength"] = 1.0
+        elif self.resize_mode == "fit" and isinstance(self.image, Source):
+            defaults |= images.sides(self.image, self.width, self.height, config)
         filled = vars(self) | {name: value for name, value in defaults.items() if getattr(self, name) is None}
         checked = {row.name: row.check(filled[row.name]) for row in settings.of("request")}
         request = dataclasses.replace(self, **checked)
         if self.image is None and request.strength != 1:
             raise RequestError(f"strength must be 1 without an image, as nothing is kept, got {request.strength:g}")
-        request._check_size(config)
+        images.check_size(request.width, request.height, config)
         request._check_interval()
         request = dataclasses.replace(request, variation_seed=request._variation(), **request._sizes())
         if request.clip_skip > config.max_clip_skip:
@@ -237,21 +239,6 @@ class Request:
         if name.removeprefix("negative_") in _SIZES:
             return value != getattr(self, name.removeprefix("negative_"))
         return bool(value) and value != default(name)
-
-    def _check_size(self, config: ModelConfig) -> None:
-        multiple = config.size_multiple
-        for name in ("width", "height"):
-            value = getattr(self, name)
-            if value % multiple:
-                down, up = value // multiple * multiple, -(-value // multiple) * multiple
-                near = f"{down} or {up}" if down else up
-                raise RequestError(f"{name} must be a multiple of {multiple}, got {value}: try {near}")
-        most = MAX_AREA * config.defaults.width * config.defaults.height
-        if self.width * self.height > most:
-            raise RequestError(
-                f"width x height must be at most {MAX_AREA} times the model's own size, {most} pixels, "
-                f"got {self.width} x {self.height}"
-            )
 
     def _check_interval(self) -> None:
         begin, end = self.guidance_interval

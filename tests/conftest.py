@@ -91,11 +91,12 @@ def commands_use_tiny_pipe(tiny_pipe, tiny_folder, monkeypatch):
 
     load = Pipeline.from_pretrained
 
-    def from_pretrained(model="emoji", *, dtype=None, per_device=1, loras, requests):
+    def from_pretrained(model="emoji", *, dtype=None, per_device=1, loras, lora_partial=False, requests):
         if (str(model), dtype or "float32", per_device) != (str(tiny_folder), "float32", 1):
-            return load(model, dtype=dtype, per_device=per_device, loras=loras, requests=requests)
+            about = dict(dtype=dtype, per_device=per_device, loras=loras, lora_partial=lora_partial)
+            return load(model, **about, requests=requests)
         for name, file in loras.items():
-            tiny_pipe.load_lora(file, name)
+            tiny_pipe.load_lora(file, name, partial=lora_partial)
         tiny_pipe._planner.keep(requests)
         return tiny_pipe
 

@@ -1,5 +1,6 @@
 """A model folder gives back what was saved, and is refused when anything about it has changed."""
 
+import errno
 import fcntl
 import json
 import os
@@ -19,7 +20,7 @@ from helpers.tiny import random_params, smallest_config
 from ssd1b_jax.checkpoints import folders, model_folder, model_json, orbax
 from ssd1b_jax.checkpoints.folders import whole_folder
 from ssd1b_jax.checkpoints.model_folder import abstract_params, load_model, save_model, verify
-from ssd1b_jax.errors import ModelError
+from ssd1b_jax.errors import ModelError, SaveError
 
 TINY = smallest_config()
 
@@ -284,3 +285,57 @@ def test_killed_at_any_moment_it_leaves_nothing_that_loads(tmp_path, tokenizers,
     verify(target)
     assert sorted(tmp_path.iterdir()) == [other, target]
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_disk_without_locks(tmp_path, monkeypatch, number):
+    """Folders are written there too; what a killed process left stays, as nothing tells it from another's work."""
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / ".model.x.partial").mkdir()
+    with whole_folder(tmp_path / "model") as partial:
+        (partial / "file").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.x.partial", "model"]
+
+
+def test_a_system_without_locks_and_folders_that_open(tmp_path, monkeypatch):
+    """As Windows is."""
+    opened = os.open
+
+    def refuse(path, flags, *more, **named):
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags, *more, **named)
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(folders.os, "open", refuse)
+    (tmp_path / ".model.x.partial").mkdir()
+    with whole_folder(tmp_path / "model") as partial:
+        (partial / "file").touch()
+    assert (tmp_path / "model" / "file").exists() and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_what_a_disk_refuses_inside_a_library_is_one_sentence(tmp_path, number):
+    """tensorstore says so in a ValueError."""
+    with pytest.raises(SaveError, match=f"model: cannot be saved: {os.strerror(number).lower()}$"):
+        with whole_folder(tmp_path / "model"):
+            raise ValueError(f"OUT_OF_RANGE: Failed writing\n [os_error_code='{number}']")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_may_not_be_read_is_no_missing_file(saved, tmp_path, monkeypatch):
+    """Root may read everything, so the system's answer is played."""
+    walk = os.walk
+
+    def refused(top, onerror=None):
+        if Path(top).name == "text_encoder":
+            onerror(PermissionError(13, "Permission denied", str(top)))
+        return walk(top, onerror=onerror)
+
+    monkeypatch.setattr(os, "walk", refused)
+    with pytest.raises(ModelError, match=r"text_encoder may not be read by this user: ask its owner to run chmod"):
+        verify(saved)

@@ -138,7 +138,7 @@ def test_a_dropped_part_of_the_picture_is_noted(capsys, tiny_folder, here):
         (["in.png", "a cat", "--per-device", "0"], 2, "per_device must be a whole number from 1 to 256, got 0"),
         (["in.png", "a cat", "--mask", "missing.png"], 2, "missing.png: cannot be read: no such file or directory"),
         (["in.png", "a cat", "--lora", "missing:0.5"], 2, "no LoRA at 'missing': give a safetensors file"),
-        (["in.png", "a cat", "--lora", "a/in.x", "--lora", "in.y:0.1"], 2, "two LoRAs are named 'in'"),
+        (["in.png", "a cat", "--lora", "a/in.safetensors", "--lora", "in.y:0.1"], 2, "two LoRAs are named 'in'"),
         (
             ["in.png", "a cat", "--embed-input", "-o", "a.jpg"],
             2,
@@ -358,7 +358,7 @@ def test_what_does_not_go_with_the_way_back_is_told(capsys):
     code = convert(["--to-diffusers", "a", "b", "--revision", "c"])
     assert (code, capsys.readouterr().err) == (
         2,
-        "error: --revision and --tokenizers do not go with --to-diffusers: leave them out\n",
+        "error: --revision does not go with --to-diffusers: leave it out\n",
     )
 
 

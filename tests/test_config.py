@@ -1,15 +1,18 @@
 """Configs: what released folders say, what is refused, and that nothing is lost on the way to JSON."""
 
+import dataclasses
 import json
 from dataclasses import replace
 
 import pytest
 
 from ssd1b_jax import presets
+from ssd1b_jax.checkpoints import schedules
 from ssd1b_jax.checkpoints.diffusers_config import read_config
 from ssd1b_jax.config import ModelConfig, ScheduleConfig
 from ssd1b_jax.errors import ConfigError
 
+SCHEDULER = "scheduler/scheduler_config.json"
 SSD_1B = {
     "model_index.json": {
         "_class_name": "StableDiffusionXLPipeline",
@@ -163,12 +166,74 @@ def test_json_round_trip(preset):
         ("text_encoder/config.json", dict(hidden_act="relu"), "hidden_act must be quick_gelu or gelu, got 'relu'"),
         ("text_encoder_2/config.json", dict(architectures=["CLIPTextModel"]), "projects to None, the UNet expects"),
         ("scheduler/scheduler_config.json", dict(prediction_type="sample"), "prediction_type must be one of"),
-        ("scheduler/scheduler_config.json", dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr must be False"),
+        (SCHEDULER, dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr needs prediction_type v_prediction"),
+        (SCHEDULER, dict(rescale_betas_zero_snr="yes"), "rescale_betas_zero_snr must be true or false, got 'yes'"),
+        (SCHEDULER, dict(_class_name="EDMEulerScheduler"), "class 'EDMEulerScheduler' is not understood"),
+        (SCHEDULER, dict(_class_name="FlowMatchEulerDiscreteScheduler"), "'FlowMatchEulerDiscreteScheduler' is not"),
+        (SCHEDULER, dict(sigma_max=120.0), "sigma_max must be None, got 120.0"),
+        (SCHEDULER, dict(timestep_type="continuous"), "timestep_type must be 'discrete', got continuous"),
+        (SCHEDULER, dict(use_flow_sigmas=True), "use_flow_sigmas must be False, got True"),
+        (SCHEDULER, dict(trained_betas=[0.1]), "trained_betas must be None"),
+        (SCHEDULER, dict(beta_schedule="squaredcos_cap_v2"), "beta_schedule must be one of scaled_linear, linear"),
+        (SCHEDULER, dict(snr_shift_scale=3.0), "snr_shift_scale 3.0 is not understood"),
     ],
 )
 def test_other_networks_are_refused(tmp_path, file, changes, message):
     with pytest.raises(ConfigError, match=message):
         read_config(write(tmp_path, file, **changes))
+
+
+@pytest.mark.filterwarnings("ignore:__array(_wrap)?__ :DeprecationWarning")
+def test_every_setting_of_a_sampler_is_understood(tmp_path):
+    """And changes nothing: each request names its own sampler."""
+    diffusers = pytest.importorskip("diffusers")
+    plain = read_config(write(tmp_path)).schedule
+    for name in schedules.CLASSES - {"DPMSolverSDEScheduler"}:  # which needs another package
+        kind = getattr(diffusers, name)
+        config = {**kind.from_config({}).config, **dataclasses.asdict(plain), "_class_name": name}
+        assert schedules.read(json.loads(json.dumps(config))) == plain
+    assert schedules.read(dataclasses.asdict(plain) | dict(use_karras_sigmas=True, new_switch=False)) == plain
+    for name in schedules.BETAS:
+        with pytest.raises(ConfigError, match=f"{name} is missing"):
+            schedules.read({key: value for key, value in dataclasses.asdict(plain).items() if key != name})
+
+
+MARKED = {
+    "nothing": ((), {}, {}),
+    "NoobAI-XL V": (("v_pred", "ztsnr"), {}, dict(prediction_type="v_prediction", rescale_betas_zero_snr=True)),
+    "v alone": (("v_pred",), {}, dict(prediction_type="v_prediction")),
+    "metadata of v": ((), {"modelspec.prediction_type": "v"}, dict(prediction_type="v_prediction")),
+    "metadata of epsilon": ((), {"modelspec.prediction_type": "epsilon"}, {}),
+    "a trainer's": ((), {"ss_v_parameterization": "True"}, dict(prediction_type="v_prediction")),
+    "a trainer's of epsilon": ((), {"ss_v_parameterization": "False", "ss_zero_terminal_snr": "False"}, {}),
+    "a trainer's to no signal": (
+        (),
+        {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"},
+        dict(prediction_type="v_prediction", rescale_betas_zero_snr=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_a_single_file_says_what_it_predicts(name):
+    marks, metadata, changes = MARKED[name]
+    if changes.get("rescale_betas_zero_snr"):
+        changes = changes | dict(timestep_spacing="trailing")
+    assert schedules.of_file(marks, metadata) == ScheduleConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("marks", "metadata", "sentence"),
+    [
+        (("edm_mean",), {}, "its edm_mean marks an EDM model, as CosXL and Playground 2.5 are"),
+        (("v_pred", "edm_vpred.sigma_max"), {}, "its edm_vpred.sigma_max marks an EDM model"),
+        ((), {"modelspec.prediction_type": "sample"}, "its metadata say prediction_type 'sample', which is not"),
+        (("v_pred",), {"modelspec.prediction_type": "epsilon"}, "two things, .*: choose by --prediction-type"),
+    ],
+)
+def test_marks_that_are_not_understood_are_named(marks, metadata, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        schedules.of_file(marks, metadata)
 
 
 def test_incomplete_files_are_refused(tmp_path):
@@ -197,5 +262,5 @@ def test_unknown_and_wrong_fields_are_refused():
 
 def test_sizes_that_follow():
     config = presets.ssd_1b()
-    assert (config.vae.factor, config.size_multiple) == (8, 32)
+    assert (config.vae.factor, config.size_multiple) == (8, 8)
     assert (config.unet.pooled_dim, config.unet.time_embed_dim) == (1280, 1280)

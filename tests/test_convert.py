@@ -194,7 +194,7 @@ def test_the_way_back_refuses(folder, tmp_path, capsys):
     assert main(["--to-diffusers", str(folder), str(tmp_path / "back")]) == 2
     assert "is a diffusers folder" in capsys.readouterr().err
     assert main(["--to-diffusers", "emoji", str(tmp_path / "back"), "--revision", "main"]) == 2
-    assert "--revision and --tokenizers do not go with --to-diffusers" in capsys.readouterr().err
+    assert "--revision does not go with --to-diffusers: leave it out" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 

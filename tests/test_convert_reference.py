@@ -122,7 +122,7 @@ def test_files_are_read_as_pytorch_writes_them(tmp_path, dtype):
     torch.save(trainer, tmp_path / "x.ckpt")
     torch.save(state, tmp_path / "plain.pth")
     for file in ("x.safetensors", "x.ckpt", "plain.pth"):
-        read = dict(read_single_file(tmp_path / file))
+        read = dict(read_single_file(tmp_path / file)[0])
         assert read.keys() == tensors.keys()
         for name, expected in tensors.items():
             assert read[name].dtype == np.dtype(str(expected.dtype).removeprefix("torch."))

@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 from helpers import checkpoints, tiny
 
+from convert import hub
 from convert.hub import is_hub_id
 from convert.to_model import convert
 from ssd1b_jax import images
 from ssd1b_jax.checkpoints.model_folder import load_model
 from ssd1b_jax.checkpoints.model_json import read_manifest
+from ssd1b_jax.cli import loras
+from ssd1b_jax.errors import HubError, RequestError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BESIDE = ("unet/diffusion_pytorch_model.bin", "SSD-1B.safetensors", "unet/model.onnx", "demo.png")
@@ -195,6 +198,71 @@ def test_no_hub(tmp_path, offline):
 def test_what_reads_as_an_id():
     assert all(map(is_hub_id, ("segmind/SSD-1B", "a/b.c_d-e")))
     assert not any(map(is_hub_id, ("SSD-1B", "./a", "../b", "a/b/c", "/a", "a/", "https://a/b", "a b/c")))
+
+
+LORA = "pytorch_lora_weights.safetensors"
+
+
+LISTINGS = {
+    "the usual name": ([LORA, "other.safetensors", "unet/x.safetensors"], None, LORA),
+    "the only one": (["style.safetensors", "x.bin"], None, "style.safetensors"),
+    "one that is named": (["a.safetensors", "b.safetensors"], "b.safetensors", "b.safetensors"),
+}
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_the_file_of_a_lora(monkeypatch, tmp_path, name):
+    files, asked, expected = LISTINGS[name]
+    monkeypatch.setattr(hub, "_listing", lambda repo, revision: hub.Listing({*files}, COMMIT))
+    monkeypatch.setattr(hub, "_download", lambda repo, commit, names: tmp_path / "&".join(names))
+    assert hub.fetch_lora("o/lora", asked) == tmp_path / expected / expected
+
+
+@pytest.mark.parametrize(
+    ("files", "asked", "said"),
+    [
+        ([], None, "o/lora has no safetensors file: no LoRA"),
+        (["a.safetensors"], "b.safetensors", "o/lora has no b.safetensors: it has a.safetensors"),
+        (["a.safetensors", "b.safetensors"], None, "has several files: give one, as o/lora/a.safetensors .or b.safe"),
+    ],
+)
+def test_a_lora_that_is_not_to_be_had(monkeypatch, files, asked, said):
+    monkeypatch.setattr(hub, "_listing", lambda repo, revision: hub.Listing({*files}, COMMIT))
+    with pytest.raises(HubError, match=said):
+        hub.fetch_lora("o/lora", asked)
+
+
+def test_a_lora_may_be_an_id(monkeypatch, tmp_path):
+    monkeypatch.setattr(loras, "_fetched", lambda repo, file: f"{repo}@{file}")
+    (tmp_path / "style.safetensors").touch()
+    places = ["o/lcm-lora.v1", "o/many/b.safetensors", str(tmp_path / "style.safetensors"), "x/none.safetensors"]
+    files = loras.by_name(places)
+    assert files == {
+        "lcm-lora.v1": "o/lcm-lora.v1@None",
+        "b": "o/many@b.safetensors",
+        "style": places[2],
+        "none": "x/none.safetensors",
+    }
+    with pytest.raises(RequestError, match="two LoRAs are named 'b'"):
+        loras.by_name(["o/b", "x/b"])
+
+
+@pytest.mark.slow
+def test_what_is_in_the_cache_needs_no_hub(served, tmp_path):
+    """Also where only this program has filled it."""
+    address, _, _ = served
+    done = run(address, tmp_path / "cache", "o/tiny", str(tmp_path / "model"))
+    assert done.returncode == 0, done.stderr
+    for number, environment in enumerate(({}, dict(HF_HUB_OFFLINE="1"))):
+        target = tmp_path / f"again{number}"
+        done = run("http://127.0.0.1:9", tmp_path / "cache", "o/tiny", str(target), **environment)
+        assert done.returncode == 0, done.stderr
+        assert read_manifest(target).revision == COMMIT
+    (weights,) = (tmp_path / "cache").rglob("snapshots/*/vae/*.safetensors")
+    weights.unlink()
+    done = run("http://127.0.0.1:9", tmp_path / "cache", "o/tiny", str(tmp_path / "none"))
+    said = "error: the cache lacks vae/diffusion_pytorch_model.safetensors of o/tiny, and the hub can't be reached\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import io
 import os
 import random
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -138,6 +139,49 @@ def test_profiles():
     assert result.notes == ("the colour profile could not be used, colours may be off",)
 
 
+def test_grey_may_have_the_profile_of_its_colours():
+    """As programs save it whose colour space is RGB's."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    result = loaded(grey, icc_profile=srgb)
+    assert result.notes == ()
+    np.testing.assert_array_equal(result.pixels, np.asarray(grey.convert("RGB")))
+
+
+def test_heic_is_read(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    smooth = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 48, 0).repeat(3, 2)
+    pillow_heif.from_bytes("RGB", (64, 48), smooth.tobytes()).save(tmp_path / "a.heic", quality=90)
+    result = images.load(tmp_path / "a.heic")
+    assert result.pixels.shape == smooth.shape and result.notes == ()
+    assert np.abs(result.pixels.astype(int) - smooth).max() <= 8
+    assert images.probe(tmp_path / "a.heic") == images.measure(tmp_path / "a.heic") == (64, 48)
+
+
+def test_heic_without_its_reader_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic"):
+        with pytest.raises(ImageError, match=r"it is HEIC, which needs pillow-heif: .*'ssd1b_jax\[heic\]'"):
+            images.load(b"\0\0\0\x18ftyp" + brands + bytes(100))
+
+
+def test_avif_is_read_or_named(tmp_path, monkeypatch):
+    data = io.BytesIO()
+    Image.new("RGB", (16, 8), (200, 30, 30)).save(data, "AVIF")
+    assert images.load(data.getvalue()).pixels.shape == (8, 16, 3)
+    monkeypatch.setattr(reading.features, "check", lambda name: False)
+    with pytest.raises(ImageError, match="it is AVIF, which this build of Pillow can't read"):
+        images.load(data.getvalue())
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a.png", "HTTP://x/y", "s3://bucket/a.png"])
+@pytest.mark.parametrize("read", [images.load, images.probe, images.measure])
+def test_an_address_is_told_as_one(read, address):
+    with pytest.raises(ImageError) as error:
+        read(address)
+    assert str(error.value) == f"{address}: it is an address, and pictures are read from files: download it first"
+
+
 def test_a_profile_changes_colours():
     """A display profile whose red and green are swapped shows red where green is stored."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
@@ -265,8 +309,8 @@ def test_stretch_is_pillows_lanczos():
 
 def test_bad_sizes():
     pixels = noise_pixels(2, 2)
-    with pytest.raises(ImageError, match="resize_mode must be one of crop, pad, stretch, got 'fit'"):
-        images.resize(pixels, 8, 8, "fit")
+    with pytest.raises(ImageError, match="resize_mode must be one of crop, fit, pad, stretch, got 'fill'"):
+        images.resize(pixels, 8, 8, "fill")
     with pytest.raises(ImageError, match="width and height must be at least 1, got 0x8"):
         images.resize(pixels, 0, 8)
     with pytest.raises(ImageError, match="upscale must be a whole number from 1 to 8, got 0"):

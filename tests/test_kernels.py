@@ -173,6 +173,19 @@ def test_attention_in_pieces_of_queries(monkeypatch, queries, keys):
     assert_close(kinds.bounded(*inputs), jax.nn.dot_product_attention(*inputs), ROUNDING)
 
 
+def test_attention_of_a_length_that_nothing_divides(monkeypatch):
+    """It is padded where whole pieces would be far too large, and else left as it is."""
+    odd, keys = 63, 5
+    inputs = [draw(2, tokens, 2, 4) for tokens in (odd, keys, keys)]
+    expected = jax.nn.dot_product_attention(*inputs)
+    for kind, name, one in ((kinds.bounded, "SCORES", 4 * keys), (kinds.cached, "CACHED_SCORES", keys)):
+        for bound, loops in ((one * 4, True), (one * odd, False)):
+            monkeypatch.setattr(kinds, name, bound)
+            traced = str(jax.make_jaxpr(lambda *inputs, kind=kind: kind(*inputs))(*inputs))
+            assert ("f32[16,1,4," in traced or "f32[16,2,4," in traced) == loops
+            assert_close(kind(*inputs), expected, ROUNDING)
+
+
 @pytest.mark.parametrize("scores, loops", [(10**6, 0), (3 * 12 * 5, 1), (12 * 5, 1), (3 * 5, 2)])
 def test_attention_in_pieces_of_heads(monkeypatch, scores, loops):
     """All at once, three heads at a time, one, and three queries of one."""

@@ -30,7 +30,7 @@ ROOMS = {
     "runs": "result openai_batch",
     "kernels": "",
     "models": "kernels config",
-    "checkpoints": "models settings",
+    "checkpoints": "models settings presets",
     "engine": "checkpoints result",
     "pipeline": "engine request_list",
     "replay": "pipeline",

@@ -17,7 +17,9 @@ from helpers.lora import CONV, LINEAR, SHORTCUT, TO_OUT, draw, kohya, write
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssd1b_jax import kernels, models, presets
-from ssd1b_jax.checkpoints.lora import Alphas, read, spellings
+from ssd1b_jax.checkpoints import families
+from ssd1b_jax.checkpoints.lora import read, spellings
+from ssd1b_jax.checkpoints.lora_alphas import Alphas
 from ssd1b_jax.checkpoints.tensor_names import leaves, table
 from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.errors import WeightsError
@@ -306,6 +308,9 @@ def test_factors_must_fit_each_other(config, tmp_path):
         read(write(tmp_path / "x.safetensors", empty.items()), config)
 
 
+DEEPER = r"model: 36 unknown \((\S+, ){10}…\); 20 of its 32 layers fit, which --lora-partial merges$"
+
+
 def test_one_made_for_a_deeper_model_is_refused_with_counts(config, tmp_path):
     """As SDXL's are by SSD-1B: layers of the same names and shapes, and many more."""
     unet = config.unet
@@ -314,8 +319,75 @@ def test_one_made_for_a_deeper_model_is_refused_with_counts(config, tmp_path):
     path = write(tmp_path / "x.safetensors", kohya(deep, names).items())
     read(path, deep)
     # 2 attentions x 2 layers and 1 x 2 layers, with 2 queries each, of 3 tensors
-    with pytest.raises(WeightsError, match=r"model: 36 unknown \((\S+, ){10}…\)$"):
+    with pytest.raises(WeightsError, match=DEEPER):
         read(path, config)
+
+
+def test_the_layers_that_fit_are_merged_where_that_is_asked_for(config, tmp_path):
+    """As the same file without the others; a layer of another shape fits as little as an unknown one."""
+    fitting = kohya(config)
+    strange = {"lora_unet_middle_block_9_x.lora_down.weight": draw(2, 2), "note": draw(1)}
+    wide = {f"unet.{TO_OUT}.lora_A.weight": draw(2, 17), f"unet.{TO_OUT}.lora_B.weight": draw(16, 2)}
+    del fitting[next(name for name in fitting if "attn1_to_out" in name and "down" in name)]
+    fitting = {name: tensor for name, tensor in fitting.items() if "attn1_to_out" not in name}
+    whole = read(write(tmp_path / "whole.safetensors", fitting.items()), config, partial=True)
+    partial = read(write(tmp_path / "x.safetensors", (fitting | strange | wide).items()), config, partial=True)
+    assert (whole.left_out, partial.left_out, partial.layers) == (0, 3, whole.layers)
+    for part, factors in whole.factors.items():
+        assert factors.keys() == partial.factors[part].keys()
+        for path, factor in factors.items():
+            np.testing.assert_array_equal(partial.factors[part][path].down, factor.down)
+    with pytest.raises(WeightsError, match="does not fit the model: 2 unknown .*, note.$"):
+        read(write(tmp_path / "none.safetensors", strange.items()), config, partial=True)
+    broken = {name: tensor for name, tensor in fitting.items() if "lora_up" not in name}
+    with pytest.raises(WeightsError, match="2 missing"):
+        read(write(tmp_path / "broken.safetensors", (broken | strange).items()), config, partial=True)
+
+
+NO_LORAS = {
+    "a whole model: convert it, and give its folder as the model": {
+        "model.diffusion_model.out.2.bias": (4,),
+        "first_stage_model.encoder.conv_in.bias": (4,),
+    },
+    "a textual inversion embedding": {"clip_l": (1, 8), "clip_g": (1, 8)},
+    "a VAE alone": {"decoder.conv_in.weight": (4, 4)},
+    "a ControlNet": {"control_model.input_blocks.0.0.weight": (4, 4)},
+}
+
+
+@pytest.mark.parametrize("kind", NO_LORAS)
+def test_what_is_no_lora_is_named(config, tmp_path, kind):
+    tensors = {name: draw(*shape) for name, shape in NO_LORAS[kind].items()}
+    with pytest.raises(WeightsError, match=f"x.safetensors is no LoRA but {kind}$"):
+        read(write(tmp_path / "x.safetensors", tensors.items()), config)
+
+
+ATTENTION = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+OTHERS = {
+    "Stable Diffusion 1": {f"{ATTENTION}.lora_down.weight": (2, 768), f"{ATTENTION}.lora_up.weight": (320, 2)},
+    "Stable Diffusion 2": {f"{ATTENTION}.lora_down.weight": (2, 1024), f"{ATTENTION}.lora_up.weight": (320, 2)},
+    "Flux": {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (2, 8)},
+    "the SDXL family": {f"{ATTENTION}.lora_down.weight": (2, 2048), f"{ATTENTION}_x.lora_down.weight": (2, 2)},
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_a_lora_of_another_family_is_named(config, tmp_path, monkeypatch, family):
+    monkeypatch.setattr(families, "_released", lambda spellings: {"SSD-1B": {ATTENTION}})
+    tensors = {name: draw(*shape) for name, shape in OTHERS[family].items()}
+    with pytest.raises(WeightsError, match=f"x.safetensors is a LoRA for {family}, and does not fit the model: "):
+        read(write(tmp_path / "x.safetensors", tensors.items()), config)
+
+
+@pytest.mark.slow
+def test_the_model_that_a_lora_is_for_is_known_by_its_layers(config):
+    """Of the released ones the smallest that has all of them."""
+    layers = {
+        "SSD-1B": "lora_unet_output_blocks_0_1_transformer_blocks_3_attn2_to_k",
+        "SDXL base": "lora_unet_middle_block_1_transformer_blocks_9_attn2_to_k",
+    }
+    for title, layer in layers.items():
+        assert families.made_for({layer: (2, 2048)}, spellings) == title
 
 
 @pytest.mark.parametrize(
@@ -343,8 +415,9 @@ def test_what_is_no_lora_file(config, tmp_path):
 
     refused(tmp_path / "none.safetensors", "no LoRA at '.*none.safetensors': give a safetensors file")
     refused(tmp_path, "must hold pytorch_lora_weights.safetensors or adapter_model.safetensors")
-    (tmp_path / "lora.pt").touch()
-    refused(tmp_path / "lora.pt", "no .safetensors file .others are pickles")
+    for name, head in (("lora.safetensors", b"PK\x03\x04" + bytes(8)), ("lora.pt", b"\x80\x02}.")):
+        (tmp_path / name).write_bytes(head)
+        refused(tmp_path / name, f"{name} is a pickle of PyTorch's, which can run code: load it there")
     refused(write(tmp_path / "empty.safetensors", []), "holds no tensors")
     (tmp_path / "cut.safetensors").write_bytes(b"<html>")
     refused(tmp_path / "cut.safetensors", "no whole safetensors file")

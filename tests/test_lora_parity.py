@@ -22,7 +22,7 @@ from safetensors.torch import save_file  # noqa: E402
 from convert.diffusers_folder import STEMS, read_part  # noqa: E402
 from convert.weights import to_flax  # noqa: E402
 from ssd1b_jax.checkpoints.diffusers_config import read_config  # noqa: E402
-from ssd1b_jax.checkpoints.lora import PARTS  # noqa: E402
+from ssd1b_jax.checkpoints.lora_alphas import PARTS  # noqa: E402
 from ssd1b_jax.checkpoints.tensor_names import PREFIXES, sgm_names  # noqa: E402
 from ssd1b_jax.engine.adapters import Adapters  # noqa: E402
 from ssd1b_jax.models import abstract  # noqa: E402

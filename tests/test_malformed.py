@@ -173,7 +173,7 @@ FOLDERS = {
     ),
     "header nested deeply": (header(lambda said: nested(40_000)), "its header is nested too deeply"),
     "foreign dtype": (entry(dtype="F8_E4M3"), "dtype F8_E4M3 is not one of"),
-    "dtype that is a list": (entry(dtype=["F32"]), f"{VAE} is no whole safetensors file"),
+    "dtype that is a list": (entry(dtype=["F32"]), f"{VAE} can't be read: dtype ['F32'] is not one of"),
     "dtype of another width": (entry(dtype="F64"), "can't hold F64"),
     "dtype of whole numbers": (entry(dtype="I32"), f"1 of whole numbers (vae {BIAS} is int32)"),
     "overlapping tensors": (header(overlapping), "overlapping, or a hole"),

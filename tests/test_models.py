@@ -133,6 +133,20 @@ def test_samplers_of_pixels(networks):
     assert_close(run(ours, x), nhwc(theirs(nchw(x))), BLOCK)
 
 
+@pytest.mark.parametrize("height, width", [(9, 11), (5, 2)])
+def test_an_odd_skip_is_met(networks, height, width):
+    """diffusers enlarges to the size of the skip, which cuts a row or a column of twice the size."""
+    ours, theirs = networks("unet")
+    ours, theirs = ours.up_blocks[1].upsampler, theirs.up_blocks[1].upsamplers[0]
+    x = draw(2, -(-height // 2), -(-width // 2), 32)
+    expected = nhwc(theirs(nchw(x), output_size=(height, width)))
+    results = [jax.jit(lambda x: ours(x, (height, width)))(x)]
+    ours.conv.prepack("cpu")
+    results.append(jax.jit(lambda x: ours(x, (height, width)))(x))
+    for result in results:
+        assert_close(result, expected, BLOCK)
+
+
 def test_embedding_of_time_and_size(networks):
     ours, theirs = networks("unet")
     pooled, ids = torch.from_numpy(draw(*POOLED)), torch.from_numpy(TIME_IDS)

@@ -131,6 +131,20 @@ def test_the_pipeline_agrees_with_diffusers(ours, theirs, settings, scheduler):
     assert np.abs(result.pixels - pixels).max() <= 1
 
 
+@pytest.mark.slow
+def test_a_size_whose_halves_are_odd_agrees_with_diffusers(ours, theirs):
+    """Latents of 13 x 9, which the UNet halves to 7 x 5 and to 4 x 3."""
+    width, height = 52, 36
+    image = images.resize(picture(), width, height, "stretch")
+    theirs.scheduler = scheduler_of(theirs.euler_config, "euler")
+    settings = dict(num_inference_steps=10, guidance_scale=5.0, strength=0.6, prompt=PROMPT)
+    called = dict(image=images.to_pil(image), generator=torch.Generator("cpu").manual_seed(7)) | settings
+    sizes = dict(original_size=(height, width), target_size=(height, width))
+    expected = theirs(**called, **sizes, output_type="latent").images
+    ours(image=image, seed=7, noise="torch", width=width, height=height, **settings)
+    assert_close(ours.final_latents[-1], reference.nhwc(expected)[0], LATENTS_TOLERANCE)
+
+
 TEXT_SPACINGS = [("euler", "leading"), ("euler", "trailing"), ("dpmpp_2m_karras", "leading"), ("ddim", "leading")]
 
 

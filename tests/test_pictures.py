@@ -54,14 +54,24 @@ def test_only_the_last_few_are_kept(read):
     assert len(read) == pictures.KEPT + 2
 
 
+CUT_IN_FIT = "11% of the image's height was cut off: resize_mode pad or stretch keeps it"
+
+
 @pytest.mark.parametrize(
     ("height", "width", "settings", "notes"),
     [
-        (48, tiny.SIZE, {}, ("33% of the image's height was cut off: resize_mode pad or stretch keeps it",)),
-        (tiny.SIZE, 40, {}, ("20% of the image's width was cut off: resize_mode pad or stretch keeps it",)),
+        (48, tiny.SIZE, {}, ("33% of the image's height was cut off: resize_mode fit, pad or stretch keeps it",)),
+        (tiny.SIZE, 40, {}, ("20% of the image's width was cut off: resize_mode fit, pad or stretch keeps it",)),
         (tiny.SIZE + 1, tiny.SIZE, {}, ()),
         (48, tiny.SIZE, dict(resize_mode="pad"), ()),
         (48, tiny.SIZE, dict(height=48), ()),
+        (40, 24, dict(resize_mode="fit"), ()),
+        (
+            36,
+            tiny.SIZE,
+            dict(resize_mode="fit"),
+            (CUT_IN_FIT,),
+        ),
     ],
 )
 def test_what_a_crop_leaves_out_is_told(height, width, settings, notes):

@@ -321,3 +321,22 @@ def test_the_time_to_look_for_notations_grows_with_the_length(unit):
     began = time.perf_counter()
     prompts.notations.notes("prompt", unit * 20_000)
     assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "known", "rest", "loras"),
+    [
+        ("a cat <lora:style:0.8>", None, "a cat", {"style": 0.8}),
+        ("<lora:a>a cat<lora:b:-.5:1>", None, "a cat", {"a": 1.0, "b": -0.5}),
+        ("a cat <lora:style:.8> <lora:x:1>", ["style"], "a cat  <lora:x:1>", {"style": 0.8}),
+        ("a cat <lora:style:.8>", [], "a cat <lora:style:.8>", {}),
+        ("a cat <lora:style:1:high>", None, "a cat", {"style": 1.0}),
+    ],
+)
+def test_loras_are_named_in_a_prompt(prompt, known, rest, loras):
+    assert prompts.notations.take_loras(prompt, known) == (rest, loras)
+
+
+def test_the_scale_of_a_lora_is_a_number():
+    with pytest.raises(RequestError, match="prompt: the scale of lora 'x' must be a number, got '0.5.1'"):
+        prompts.notations.take_loras("<lora:x:0.5.1>")

@@ -56,6 +56,10 @@ def result(pipe, here):
     return pipe(image="in.png", **SETTINGS)
 
 
+def sha256_of(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def rewrite(path, **changes) -> None:
     """Change a sidecar: keys are dotted with double underscores."""
     record = json.loads(path.read_text())
@@ -343,6 +347,7 @@ def test_a_result_shows_itself(result):
 
 def test_a_save_says_what_it_wrote(result, here):
     assert result.save("a.png") == (Path("a.png"), None, ())
+    (here / "a.png").unlink()
     assert result.save("a.webp", sidecar=True) == (Path("a.webp"), Path("a.json"), ())
     assert result.save("a.webp", sidecar=True).sidecar == Path("a.json"), "a sidecar of ours is replaced"
 
@@ -350,14 +355,12 @@ def test_a_save_says_what_it_wrote(result, here):
 @pytest.mark.parametrize("said", ['{"mine": 1}', "[]", "precious", '{"format": 1}', ""])
 def test_a_file_of_anothers_is_never_replaced(capsys, result, here, said):
     (here / "a.json").write_text(said)
-    with pytest.raises(
-        SaveError, match="a.json: cannot be saved: a file is there that is no record of a picture: move"
-    ):
+    with pytest.raises(SaveError, match="a.json: cannot be saved: a file is there that is no record of a.png: move"):
         result.save("a.png", sidecar=True)
     assert not (here / "a.png").exists()
     long = result.record["request"] | dict(prompt="x" * 70_000)
     saved = dataclasses.replace(result, record={**result.record, "request": long}).save("a.jpg")
-    assert saved.sidecar is None and "is lost, for a.json is another program's file" in saved.notes[-1]
+    assert saved.sidecar is None and "is lost, for a.json is of another picture or program" in saved.notes[-1]
     assert images.load("a.jpg").pixels.shape == result.pixels.shape and (here / "a.json").read_text() == said
 
 
@@ -493,8 +496,49 @@ def test_an_edited_png_is_noticed(capsys, result):
     result.save("a.png")
     images.save(result.pixels[::-1], "a.png", images.read_text("a.png"))
     code, out, err = run(capsys, "replay", "a.png")
-    assert (code, out) == (0, "a.png: made again, all pixels are identical\n")
-    assert err == "note: a.png is not as it was written, someone has edited its pixels\n"
+    assert (code, err) == (1, "")
+    assert out.startswith("a.png: made again, as it is recorded; but a.png has other pixels: it was edited, or the")
+
+
+def test_a_sidecar_is_of_its_own_picture(capsys, result, here):
+    """By its digest, or by the pixels of a PNG; a name alone is not enough where more is known."""
+    result.save("a.jpg", sidecar=True, metadata=False)
+    assert json.loads((here / "a.json").read_text())["written"]["file"] == sha256_of(here / "a.jpg")
+    assert run(capsys, "replay", "a.jpg")[0] == 0
+    (here / "a.jpg").rename("b.jpg")
+    (here / "a.json").rename("b.json")
+    assert run(capsys, "replay", "b.jpg")[0] == 0  # both were renamed
+    images.save(result.pixels[::-1], "b.jpg")
+    code, _, err = run(capsys, "replay", "b.jpg")
+    assert code == 2 and "b.json: is not the record of b.jpg but of a.jpg; give b.json to make that one again" in err
+    images.save(result.pixels[::-1], "a.png")
+    result.save("c.png", sidecar=True, metadata=False)
+    images.save(result.pixels[::-1], "c.png")
+    assert "but of other pixels: the picture was changed" in run(capsys, "replay", "c.png")[2]
+    code, out, _ = run(capsys, "replay", "c.json")
+    assert code == 1 and "made again, as it is recorded; but c.png has other pixels" in out
+
+
+def test_a_sidecar_without_a_digest_goes_by_name(capsys, result, here):
+    """As those were that are older."""
+    result.save("a.jpg", sidecar=True, metadata=False)
+    record = json.loads((here / "a.json").read_text())
+    del record["written"]["file"]
+    (here / "a.json").write_text(json.dumps(record))
+    assert run(capsys, "replay", "a.jpg")[0] == 0
+    record["written"]["name"] = "other.jpg"
+    (here / "a.json").write_text(json.dumps(record))
+    assert "a.json: is not the record of a.jpg but of other.jpg" in run(capsys, "replay", "a.jpg")[2]
+
+
+def test_two_pictures_never_share_a_sidecar(result, here):
+    result.save("a.png", sidecar=True)
+    first = (here / "a.json").read_bytes()
+    with pytest.raises(SaveError, match="a.json: cannot be saved: a file is there that is no record of a.webp: move"):
+        result.save("a.webp", sidecar=True)
+    assert not (here / "a.webp").exists() and (here / "a.json").read_bytes() == first
+    (here / "a.png").unlink()
+    assert result.save("a.webp", sidecar=True).sidecar == Path("a.json"), "the record of a picture that is gone"
 
 
 @pytest.fixture
@@ -544,6 +588,31 @@ def test_the_model_is_looked_for_and_checked(capsys, no_weights, result, here, t
     assert note.startswith("another model (sha256 0000000000…")
     code, _, err = run(capsys, "replay", "a.json", "--model", "sdxl")
     assert code == 2 and err.startswith("error: no model folder at 'sdxl'")
+
+
+def test_a_prompt_may_name_a_lora_that_is_loaded(tiny_folder, here):
+    """Its tag is then no part of the prompt; one of another name stays, and is told."""
+    lora.write(here / "style.safetensors", lora.kohya(tiny.tiny_config()).items())
+    pipe = Pipeline.from_pretrained(tiny_folder, loras={"style": here / "style.safetensors"})
+    plain = pipe(image="in.png", prompt="a cat", loras={"style": 0.5}, seed=1)
+    tagged = pipe(image="in.png", prompt="a cat <lora:style:0.5>", seed=1)
+    assert np.array_equal(plain.pixels, tagged.pixels) and tagged.notes == ()
+    assert tagged.record["request"]["prompt"] == "a cat" and tagged.record["request"]["loras"] == {"style": 0.5}
+    other = pipe(image="in.png", prompt="a cat <lora:other:0.5>", seed=1)
+    assert "the prompt has a LoRA's tag, '<lora:other:0.5>', which is taken as words" in other.notes[0]
+
+
+def test_a_lora_that_fits_in_part_is_told_and_made_again(capsys, tiny_folder, here):
+    tensors = lora.kohya(tiny.tiny_config())
+    strange = {"lora_unet_middle_block_9_x.lora_down.weight": lora.draw(2, 2)}
+    lora.write(here / "style.safetensors", (tensors | strange).items())
+    arguments = ("img2img", "in.png", "a cat", "--seed", "3", "--model", tiny_folder, "-o", "a.png")
+    code, _, err = run(capsys, *arguments, "--lora", "style.safetensors")
+    assert code == 2 and err.endswith("; 3 of its 4 layers fit, which --lora-partial merges\n")
+    code, _, err = run(capsys, *arguments, "--lora", "style.safetensors", "--lora-partial")
+    assert code == 0 and "1 of the 4 layers of LoRA style are none of this model's: left out" in err
+    assert records.read("a.png")["loras"]["style"]["partial"] is True
+    assert run(capsys, "replay", "a.png")[0] == 0
 
 
 def test_loras_are_looked_for_and_checked(capsys, no_weights, result, here):

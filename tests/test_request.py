@@ -7,8 +7,9 @@ import pickle
 import numpy as np
 import pytest
 from helpers import tiny
+from PIL import Image
 
-from ssd1b_jax import Request, RequestError
+from ssd1b_jax import ImageError, Request, RequestError, images
 from ssd1b_jax.presets import ssd_1b
 from ssd1b_jax.request import draw_seed
 
@@ -61,8 +62,8 @@ def test_numbers_become_plain_python():
         ),
         (dict(image=3), "image must be a path, bytes, a file, a Pillow image or an array, or None, got int"),
         (dict(scheduler=np.zeros(2)), "scheduler must be text, got ndarray"),
-        (dict(width=30), "width must be a multiple of 8, got 30: try 24 or 32"),
-        (dict(height=3), "height must be a multiple of 8, got 3: try 8"),
+        (dict(width=31), "width must be a multiple of 2, got 31: try 30 or 32"),
+        (dict(height=1), "height must be a multiple of 2, got 1: try 2"),
         (dict(height=0), "height must be a whole number up to 4096, got 0"),
         (dict(width=8192), "width must be a whole number up to 4096, got 8192"),
         (dict(scheduler="eular"), "scheduler must be one of euler, "),
@@ -84,7 +85,7 @@ def test_numbers_become_plain_python():
         (dict(negative_crops_coords_top_left=(-1, 0)), "negative_crops_coords_top_left must be whole numbers from 0"),
         (dict(loras=["a"]), "loras must map names to scales, got ['a']"),
         (dict(loras={"a": 11}), "the scale of LoRA 'a' must be from -10 to 10, got 11"),
-        (dict(resize_mode="fit"), "resize_mode must be one of crop, pad, stretch, got 'fit'"),
+        (dict(resize_mode="fill"), "resize_mode must be one of crop, fit, pad, stretch, got 'fill'"),
         (dict(noise="cuda"), "noise must be one of jax, torch, nv, got 'cuda'"),
         (dict(prompt=None), "prompt must be text, got NoneType"),
         (dict(negative_prompt=3), "negative_prompt must be text or None, got int"),
@@ -167,3 +168,62 @@ def test_minus_one_is_a_drawn_seed():
 def test_bits_that_torch_does_not_read_are_told():
     request = Request(image="a.png", prompt="", seed=2**32 + 5, noise="torch").resolve(ssd_1b())
     assert any(note.endswith("4294967301 is 5 to it") for note in request.notes)
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1920, 1080), (1000, 1000), (904, 512), (640, 360), (1024, 680), (8, 8)])
+def test_sizes_are_multiples_of_a_latents_pixels(size):
+    request = Request(image="x.png", prompt="a harbour", width=size[0], height=size[1]).resolve(ssd_1b())
+    assert (request.width, request.height) == size
+
+
+FITTED = {
+    (1024, 1024): (1024, 1024),
+    (4032, 3024): (1152, 896),
+    (3024, 4032): (896, 1152),
+    (1920, 1080): (1344, 768),
+    (600, 400): (1216, 832),
+    (10_000, 1000): (3200, 320),
+    (100_000, 10): (4096, 256),
+}
+
+
+@pytest.mark.parametrize("size", FITTED)
+def test_a_picture_keeps_its_shape_at_the_models_area(size):
+    """Those of photographs are among the sizes that SDXL was trained on (Podell et al., 2307.01952, appendix I)."""
+    width, height = images.fitting(size, ssd_1b())
+    assert (width, height) == FITTED[size]
+    assert width * height <= 1024**2 and width % 64 == height % 64 == 0
+
+
+def test_few_sizes_have_the_models_area():
+    shapes = {images.fitting((width, 1000), ssd_1b()) for width in range(250, 4001, 5)}
+    assert len(shapes) < 50
+
+
+def test_fit_takes_the_images_shape():
+    config = ssd_1b()
+    tall = Request(image=np.zeros((400, 300, 3), np.uint8), prompt="a cat", resize_mode="fit")
+    resolved = tall.resolve(config)
+    assert (resolved.width, resolved.height) == (896, 1152) and resolved.resolve(config) == resolved
+    one_side = dataclasses.replace(tall, width=768).resolve(config)
+    assert (one_side.width, one_side.height) == (768, 1024)
+    both = dataclasses.replace(tall, width=768, height=512).resolve(config)
+    assert (both.width, both.height) == (768, 512)
+    without = Request(image=None, prompt="a cat", resize_mode="fit").resolve(config)
+    assert (without.width, without.height) == (1024, 1024)
+    with pytest.raises(ImageError, match="missing.png: cannot be read: no such file or directory"):
+        Request(image="missing.png", prompt="a cat", resize_mode="fit").resolve(config)
+    with pytest.raises(RequestError, match="width must be a whole number up to 4096, got 'a'"):
+        dataclasses.replace(tall, width="a").resolve(config)
+    with pytest.raises(RequestError, match="^image must be a path"):
+        Request(image=3, prompt="a cat", resize_mode="fit").resolve(config)
+
+
+def test_the_shape_is_that_of_the_upright_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone that was held upright
+    Image.new("RGB", (40, 30)).save(tmp_path / "phone.jpg", exif=exif)
+    for source in (tmp_path / "phone.jpg", (tmp_path / "phone.jpg").read_bytes(), Image.open(tmp_path / "phone.jpg")):
+        assert images.measure(source) == (30, 40) == images.load(source).pixels.shape[1::-1]
+    with pytest.raises(ImageError, match="an array must be uint8"):
+        images.measure(np.zeros((3, 3)))

@@ -24,8 +24,10 @@ from helpers.stub import StubPipe, make, open_run
 from ssd1b_jax import Output, RunError, SaveError, images, plan, runs
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.plan.compiler import Chip, Cost
+from ssd1b_jax.presets import emoji
 from ssd1b_jax.runs import Policy, Shard, claims, columns, journal, names
 from ssd1b_jax.runs.bucket import Bucket
+from ssd1b_jax.runs.manifest import Line
 
 TESTS = Path(__file__).parent
 
@@ -942,3 +944,9 @@ def test_ctrl_c_ends_within_a_second_and_says_how_to_go_on(photos):
     _, err = process.communicate()
     assert time.monotonic() - began < 1 and process.returncode == 130
     assert "interrupted, 0 of 6 are done; to go on: ssd1b batch list.csv -o out --steps 1000 --exact-steps" in err
+
+
+def test_the_shape_of_a_picture_in_a_store_is_not_looked_at():
+    line = Line(number=1, where="line 1", values=dict(prompt="a cat", image="s3://bucket/a.png", resize_mode="fit"))
+    with pytest.raises(RequestError, match="resize_mode fit needs pictures in files, got one in an object store"):
+        list(runs.Defaults(config=emoji()).items(line))

@@ -11,9 +11,13 @@ import time
 import numpy as np
 import pytest
 from helpers.server import events, in_base64, pixels, png, running
+from helpers.tiny import tiny_config
 
-from ssd1b_jax import Request, RequestError
+from ssd1b_jax import Request, RequestError, images
 from ssd1b_jax.images import previews
+from ssd1b_jax.server import sizes
+from ssd1b_jax.server.bodies import Link
+from ssd1b_jax.server.fields import Fields
 from ssd1b_jax.server.options import Limits, ServerOptions, read_keys
 
 SETTINGS = dict(prompt="a red apple", seed=7, num_inference_steps=4)
@@ -500,3 +504,20 @@ heavy = {"jax", "jaxlib", "flax", "orbax", "torch"} & {name.split(".")[0] for na
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "any_size", "size"),
+    [
+        (dict(), False, (32, 32)),
+        (dict(resize_mode="fit"), False, (24, 48)),
+        (dict(resize_mode="fit"), True, (16, 48)),
+        (dict(resize_mode="fit", width=48, height=24), False, (48, 24)),
+        (dict(resize_mode="fit", image=Link("https://example.org/a.png", "image")), False, (32, 32)),
+        (dict(resize_mode="fit", image=None), True, (32, 32)),
+    ],
+    ids=str,
+)
+def test_fit_takes_the_size_that_is_most_like_the_picture(settings, any_size, size):
+    asked = Fields(settings=dict(image=images.encode(np.zeros((80, 30, 3), np.uint8), ".png"), prompt="") | settings)
+    assert sizes.exact(asked, tiny_config(), [(32, 32), (48, 24), (24, 48)], any_size) == size

@@ -160,6 +160,28 @@ def test_the_second_prompt_is_the_first_unless_given(tiny_pipe):
 
 
 @pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        (dict(num_inference_steps=1), 1),
+        (dict(num_inference_steps=2, strength=0.5), 501),
+        (dict(num_inference_steps=600, strength=0.01), 600),
+        (dict(num_inference_steps=2, timestep_spacing="trailing"), None),
+        (dict(num_inference_steps=2, scheduler="dpmpp_2s"), None),
+        (dict(num_inference_steps=30, strength=0.05), None),
+    ],
+    ids=str,
+)
+def test_steps_that_begin_far_from_noise_are_told(tiny_pipe, settings, first):
+    """Those of the full run, whatever part of it a strength runs."""
+    job = tiny_pipe._planner.plan(Request(image=picture(), prompt="", **dict(strength=1.0) | settings))
+    steps = settings["num_inference_steps"]
+    told = (
+        f"{steps} steps spaced leading begin at timestep {first} of 1000, far from all noise: timestep_spacing trailing"
+    )
+    assert [note.startswith(told) for note in job.notes] == ([] if first is None else [True])
+
+
+@pytest.mark.parametrize(
     ("settings", "notes"),
     [
         (dict(mask_blur=3), ["mask_blur has no effect without a mask"]),

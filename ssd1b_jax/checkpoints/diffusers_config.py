@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssd1b_jax.config import CLIPTextConfig, Defaults, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig, require
+from ssd1b_jax.checkpoints import schedules
+from ssd1b_jax.config import CLIPTextConfig, Defaults, ModelConfig, UNetConfig, VAEConfig, require
 from ssd1b_jax.errors import ConfigError, FileError
 from ssd1b_jax.files import read_json
 
@@ -58,7 +59,7 @@ def read_config(folder: str | Path) -> ModelConfig:
         vae=_read(_read_vae, folder / "vae" / "config.json"),
         text_encoder=_read(_read_clip, folder / "text_encoder" / "config.json"),
         text_encoder_2=_read(_read_clip, folder / "text_encoder_2" / "config.json"),
-        schedule=_read(_read_schedule, folder / "scheduler" / "scheduler_config.json"),
+        schedule=_read(schedules.read, folder / "scheduler" / "scheduler_config.json"),
     )
     try:
         config = ModelConfig(**parts, force_zeros_for_empty_prompt=zeros)
@@ -282,10 +283,3 @@ def _read_clip(data: Mapping[str, Any]) -> CLIPTextConfig:
         },
         projection_dim=data["projection_dim"] if with_projection else None,
     )
-
-
-def _read_schedule(data: Mapping[str, Any]) -> ScheduleConfig:
-    """What the model was trained with. The sampler, in its class and in settings such as `use_karras_sigmas`, is not
-    kept: every request names its own."""
-    _expect("scheduler", data, dict(trained_betas=None, rescale_betas_zero_snr=False))
-    return ScheduleConfig(**{f.name: data[f.name] for f in dataclasses.fields(ScheduleConfig) if f.name in data})

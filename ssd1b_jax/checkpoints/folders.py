@@ -3,15 +3,17 @@
 import errno
 import glob
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ssd1b_jax.errors import Error, SaveError
 
-FULL_DISK = f"os_error_code='{errno.ENOSPC}'"  # in the ValueError that tensorstore raises
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in the ValueError that tensorstore raises for what a disk refuses
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # of a disk without flock
 
 
 def check_free(folder: Path, kind: type[ValueError]) -> None:
@@ -25,7 +27,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill, which is synced and renamed to `folder` at the end.
 
     A failure leaves nothing. What a killed process leaves is removed when the same folder is written
-    again. A lock tells it from a folder that another process is filling.
+    again. A lock tells it from a folder that another process is filling; where there are no locks, it stays.
     Raises SaveError for what the disk refuses.
     """
     try:
@@ -36,9 +38,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise SaveError(f"{folder}: cannot be saved: {(error.strerror or str(error)).lower()}") from error
     except ValueError as error:
-        if FULL_DISK not in str(error):
+        refused = OS_ERROR.search(str(error))
+        if refused is None:
             raise
-        raise SaveError(f"{folder}: cannot be saved: {os.strerror(errno.ENOSPC).lower()}") from error
+        raise SaveError(f"{folder}: cannot be saved: {os.strerror(int(refused[1])).lower()}") from error
 
 
 @contextmanager
@@ -56,39 +59,56 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
         _sync([folder.parent])
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove partial folders that no process has locked; another process may be removing them too."""
-    import fcntl  # not on Windows, where models can be read but not written
-
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
         with suppress(OSError), _opened(path) as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
+            if _lock(descriptor, waits=False):
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def _claim(folder: Path) -> tuple[Path, int]:
-    """A new folder next to `folder`, and a descriptor that locks it.
+def _claim(folder: Path) -> tuple[Path, int | None]:
+    """A new folder next to `folder`, and a descriptor that locks it, None where folders can't be opened.
 
     Until it is locked, it looks like a leftover. If another process removes it as one, the next is tried.
     """
-    import fcntl
-
     while True:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-        with suppress(FileNotFoundError):
+        try:
             descriptor = os.open(partial, os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if partial.exists():
-                return partial, descriptor
-            os.close(descriptor)
+        except FileNotFoundError:
+            continue
+        except PermissionError:  # on Windows, which has no such locks either
+            return partial, None
+        _lock(descriptor, waits=True)
+        if partial.exists():
+            return partial, descriptor
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, *, waits: bool) -> bool:
+    """Lock an open folder, and say whether that could be done. Raises BlockingIOError unless it `waits`."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
+    is_windows_file = os.name == "nt" and path.is_file()  # which is synced only if it could be written too
+    descriptor = os.open(path, os.O_RDWR if is_windows_file else os.O_RDONLY)
     try:
         yield descriptor
     finally:
@@ -96,6 +116,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _sync(paths: Iterable[Path]) -> None:
+    """Bring files to the disk; and folders, where a disk can do that."""
     for path in paths:
-        with _opened(path) as descriptor:
+        with suppress(OSError) if path.is_dir() else nullcontext(), _opened(path) as descriptor:
             os.fsync(descriptor)

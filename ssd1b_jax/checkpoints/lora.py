@@ -6,26 +6,24 @@ the model. `engine.adapters` merges what is read here.
 """
 
 import hashlib
-import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from ssd1b_jax.checkpoints.lora_file import FILES, find
+from ssd1b_jax.checkpoints import families, lora_alphas
+from ssd1b_jax.checkpoints.lora_alphas import PARTS, Alphas
+from ssd1b_jax.checkpoints.lora_file import find
 from ssd1b_jax.checkpoints.safetensors import read_with_metadata, summary
 from ssd1b_jax.checkpoints.tensor_names import PREFIXES, sgm_names, table
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.errors import WeightsError
-from ssd1b_jax.files import read_json
 
-PARTS = ("unet", "text_encoder", "text_encoder_2")
 KOHYA = {"unet": ("lora_unet",), "text_encoder": ("lora_te1", "lora_te"), "text_encoder_2": ("lora_te2",)}
 # How a tensor's name ends, and what it is to the layer whose name comes before.
 _DEFAULT = r"(?:\.default(?:_\d+)?)?"
@@ -43,10 +41,6 @@ RELATIVES = {
     ".lora_magnitude_vector": "DoRA",
     ".lora_mid": "LoCon with a core tensor (lora_mid)",
 }
-# What is read of PEFT's patterns for names of layers.
-_PATTERNS, LONGEST_PATTERN, MOST_PATTERNS = re.compile(r"\^?(?:[\w-]|\\\.|\.\*?)+"), 200, 1000
-# Ways for PEFT to begin a LoRA that change the weights it is for.
-_MOVING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class Layer(NamedTuple):
@@ -67,74 +61,48 @@ class Factor(NamedTuple):
     scale: float
 
 
-@dataclass(frozen=True)
-class Alphas:
-    """A part's alphas, from the fields of PEFT's LoraConfig in a file's metadata."""
-
-    default: float
-    patterns: tuple[tuple[re.Pattern, float], ...]
-    rank_stabilized: bool
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> "Alphas":
-        """Read the fields. ValueError where they change more than a kernel by a product."""
-        start = str(fields.get("init_lora_weights")).lower()
-        if fields.get("use_dora") or fields.get("lora_bias") or start.startswith(_MOVING_STARTS):
-            raise ValueError("DoRA, biases and starts that move the model's own weights are not read")
-        default = float(fields["lora_alpha"])
-        alphas = fields.get("alpha_pattern") or {}
-        if len(alphas) > MOST_PATTERNS:
-            raise ValueError(f"{len(alphas)} patterns are more than a model has layers")
-        patterns = tuple((_pattern(ending), float(alpha)) for ending, alpha in alphas.items())
-        if not all(map(math.isfinite, (default, *(alpha for _, alpha in patterns)))):
-            raise ValueError("an alpha is not finite")
-        return cls(default, patterns, bool(fields.get("use_rslora")))
-
-    def scale(self, name: str, rank: int) -> float:
-        """Alpha, by the first pattern that fits the name, over rank or its root (Kalajdzievski, 2312.03732)."""
-        alpha = next((alpha for pattern, alpha in self.patterns if pattern.fullmatch(name)), self.default)
-        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
-
-
-def _pattern(ending: str) -> re.Pattern:
-    """PEFT's pattern: it matches a whole name, or the part of a name after one of its dots.
-
-    Only `.`, `.*`, an escaped dot and a leading `^` (whole names only) are read. Other regular expressions
-    can take for ever, and the file is a stranger's. Each `.*` but the last takes as little as it can and
-    never more, which matches the same names.
-    """
-    if len(ending) > LONGEST_PATTERN or not _PATTERNS.fullmatch(ending):
-        raise ValueError(f"the pattern {ending[:LONGEST_PATTERN]!r} is more than names, dots and '.*'")
-    first, *others = ending.removeprefix("^").split(".*")
-    inner = "".join(f"(?>.*?{piece})" for piece in others[:-1])
-    last = f".*{others[-1]}" if others else ""
-    return re.compile(("" if ending.startswith("^") else r"(?:.*\.)?") + first + inner + last)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoRA:
-    """A LoRA file: its sha256, and a factor for each kernel it changes, by part and by path in the part."""
+    """A LoRA file: its sha256, and a factor for each kernel it changes, by part and by path in the part.
+
+    `left_out` is the number of its layers that the model lacks.
+    """
 
     sha256: str
     factors: Mapping[str, Mapping[tuple[str | int, ...], Factor]]
+    left_out: int = 0
+
+    @property
+    def layers(self) -> int:
+        return sum(map(len, self.factors.values()))
 
 
-def read(path: str | Path, config: ModelConfig) -> LoRA:
+def read(path: str | Path, config: ModelConfig, *, partial: bool = False) -> LoRA:
     """Read a LoRA from a safetensors file, or from the folder that diffusers or PEFT saved it in.
 
     Raises WeightsError for all tensors that fit no layer of the model or not its shape, that occur
     twice, lack their other half or are not finite; and for LoRA's relatives (LoHa, LoKr, DoRA, ...).
+    With `partial` layers that the model does not have, or has in another shape, are left out and counted.
     """
     file = find(path)
     tensors, metadata = read_with_metadata(file)
     for mark, relative in RELATIVES.items():
         if any(mark in name for name, _ in tensors):
             raise WeightsError(f"{file} is a {relative}, which can't be merged: give a LoRA or a plain LoCon")
-    alphas = _alphas(file, metadata.get("lora_adapter_metadata"))
+    alphas = lora_alphas.read(file, metadata.get("lora_adapter_metadata"))
     layers, faults = _by_layer(tensors, spellings(config))
-    for layer, roles in layers.items():
-        faults += _faults(layer, roles, alphas)
-    if faults:
+    wrong = {layer: [*_faults(layer, roles, alphas)] for layer, roles in layers.items()}
+    strange = _modules(name for kind, name in faults if kind == "unknown")
+    unfit = {layer for layer, kinds in wrong.items() if any(kind == "mis-shaped" for kind, _ in kinds)}
+    left_out = len(strange) + len(unfit)
+    if left_out:
+        fitting = len(layers) - len(unfit)
+        if not partial or not fitting:
+            all_faults = [*faults, *(fault for kinds in wrong.values() for fault in kinds)]
+            raise WeightsError(_misfit(file, tensors, all_faults, fitting, fitting + left_out))
+        faults = [fault for fault in faults if fault[0] != "unknown"]
+        layers = {layer: roles for layer, roles in layers.items() if layer not in unfit}
+    if faults := [*faults, *(fault for layer in layers for fault in wrong[layer])]:
         raise WeightsError(summary(faults, f"{file} does not fit the model"))
     if not layers:
         raise WeightsError(f"{file} holds no tensors: give a LoRA")
@@ -142,7 +110,26 @@ def read(path: str | Path, config: ModelConfig) -> LoRA:
     for layer, roles in layers.items():
         factors[layer.part][layer.path] = _factor(layer, roles, alphas)
     with open(file, "rb") as data:
-        return LoRA(sha256=hashlib.file_digest(data, "sha256").hexdigest(), factors=factors)
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    return LoRA(sha256=digest, factors=factors, left_out=left_out)
+
+
+def _misfit(
+    file: Path, tensors: list[tuple[str, np.ndarray]], faults: list[tuple[str, str]], fitting: int, count: int
+) -> str:
+    """A sentence on a file that does not fit the model: what it is, if that is known, and how much of it fits."""
+    downs = {module: tensor.shape for name, tensor in tensors for module, role in [_parse(name)] if role == "down"}
+    if not downs and (kind := families.kind_of_no_lora(name for name, _ in tensors)):
+        return f"{file} is no LoRA but {kind}"
+    model = families.made_for(downs, spellings) if downs else None
+    title = f"{file} is a LoRA for {model}, and does not fit the model" if model else f"{file} does not fit the model"
+    partly = f"; {fitting} of its {count} layers fit, which --lora-partial merges" if downs and fitting else ""
+    return summary(faults, title) + partly
+
+
+def _modules(names: Iterable[str]) -> set[str]:
+    """The layers that tensors of these names belong to; a tensor of no LoRA is its own."""
+    return {_parse(name)[0] or name for name in names}
 
 
 @cache
@@ -237,22 +224,3 @@ def _float(tensor: np.ndarray) -> np.ndarray:
     """As it is in 16 or 32 bits, else in 32: what is infinite there is as good as infinite."""
     with np.errstate(over="ignore"):
         return tensor if tensor.dtype.kind in "fV" and tensor.dtype.itemsize <= 4 else tensor.astype(np.float32)
-
-
-def _alphas(file: Path, metadata: str | None) -> dict[str, Alphas]:
-    """The alphas of each part, from diffusers' metadata within the file or PEFT's adapter_config.json."""
-    config = file.with_name("adapter_config.json")
-    try:
-        if not metadata and file.name == FILES[1] and config.is_file():
-            fields = read_json(config)
-        else:
-            fields = json.loads(metadata) if metadata else {}
-        named = {
-            part: {key.removeprefix(f"{part}."): value for key, value in fields.items() if key.startswith(f"{part}.")}
-            for part in PARTS
-        }
-        named["unet"] = named["unet"] or fields  # fields without a part's name are the UNet's
-        alphas = {part: Alphas.of(fields) for part, fields in named.items() if "lora_alpha" in fields}
-    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise WeightsError(f"{file} says of itself what can't be used: {error}") from error
-    return alphas

@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,9 @@ def verify(model: str | Path) -> Manifest:
         raise ModelError(f"{manifest.folder / name} {fault}")
 
     def check(name: str) -> None:
-        if _fingerprint(manifest.folder / name) != manifest.files[name]:
+        with _permitted(manifest.folder):
+            fingerprint = _fingerprint(manifest.folder / name)
+        if fingerprint != manifest.files[name]:
             raise ModelError(f"{manifest.folder / name} is damaged (its size or sha256 is wrong): {AGAIN}")
 
     with ThreadPoolExecutor() as pool:
@@ -179,8 +182,25 @@ def _cast(leaf, dtype: str, on_progress: OnProgress) -> np.ndarray:
 
 def _part_files(folder: Path) -> set[str]:
     """Files below the parts' folders. Other files, such as a model card, are nobody's concern."""
-    files = (path for name in (*PARTS, *TOKENIZERS) for path in (folder / name).rglob("*") if not path.is_dir())
-    return {path.relative_to(folder).as_posix() for path in files}
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    with _permitted(folder):
+        walks = (os.walk(folder / name, onerror=refuse) for name in (*PARTS, *TOKENIZERS))
+        paths = [Path(place, name) for walk in walks for place, _, names in walk for name in names]
+    return {path.relative_to(folder).as_posix() for path in paths}
+
+
+@contextmanager
+def _permitted(folder: Path) -> Iterator[None]:
+    """Raise ModelError for what this user may not read of a model folder."""
+    try:
+        yield
+    except PermissionError as error:
+        remedy = f"ask its owner to run chmod -R a+rX {folder}"
+        raise ModelError(f"{error.filename} may not be read by this user: {remedy}") from None
 
 
 def _is_hidden(name: str) -> bool:

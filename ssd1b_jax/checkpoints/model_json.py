@@ -64,6 +64,8 @@ def read_manifest(model: str | Path) -> Manifest:
         raise
     except ConfigError as error:
         raise ModelError(f"{path}: {error}: {AGAIN}") from error
+    except PermissionError:
+        raise ModelError(f"{path} may not be read by this user: ask its owner to run chmod -R a+rX {folder}") from None
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ModelError(f"{path} is not a readable manifest of a model: {AGAIN}") from error
     if digest({key: value for key, value in data.items() if key != "sha256"}) != data.get("sha256"):

@@ -1,5 +1,6 @@
 """Trees of arrays on disk, by Orbax."""
 
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -103,8 +104,19 @@ def _saving():
     context = ocp.Context()
     context.array.saving.enable_write_sharding_file = False  # `load` is always told where arrays go
     context.array.saving.array_metadata_store = None
-    with context:
+    with context, _without_traces():
         yield
+
+
+@contextmanager
+def _without_traces() -> Iterator[None]:
+    """What Orbax's threads raise is raised here too: its log would only show the trace once more."""
+    log = logging.getLogger("absl")
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was_disabled
 
 
 def _placed(shapes, sharding):

@@ -13,6 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from ssd1b_jax.checkpoints.lora_file import refuse_pickle
 from ssd1b_jax.errors import WeightsError
 from ssd1b_jax.files import foreign
 
@@ -56,14 +57,16 @@ def summary(faults: list[tuple[str, str]], claim: str = "the weights do not fit 
 def read_with_metadata(path: Path) -> tuple[list[tuple[str, np.ndarray]], dict[str, str]]:
     """The tensors as `read_safetensors` reads them, and the metadata in the header."""
     data = map_file(path)
+    head = data[:512].tobytes()
+    refuse_pickle(path, head)
     try:
-        if kind := foreign(data[:512].tobytes()):
+        if kind := foreign(head):
             raise ValueError(f"it is {kind}")
         start = 8 + int.from_bytes(data[:8].tobytes(), "little")
         if not 8 < start <= len(data):
             raise ValueError(f"its header is said to have {start - 8} bytes, the file has {len(data)}")
         if start - 8 > HEADER_LIMIT:
-            raise ValueError(f"its header has {start - 8} bytes, more than the {HEADER_LIMIT} that any model needs")
+            raise _NotUnderstood(f"its header has {start - 8} bytes, more than the {HEADER_LIMIT} that any model needs")
         header = data[8:start].tobytes()
         _check_structure(header)
         entries = json.loads(header, object_pairs_hook=_Pairs)
@@ -75,6 +78,8 @@ def read_with_metadata(path: Path) -> tuple[list[tuple[str, np.ndarray]], dict[s
         return [(name, entry.view(data[start:])) for name, entry in tensors], metadata
     except RecursionError:
         raise WeightsError(f"{path} is no whole safetensors file (its header is nested too deeply)") from None
+    except _NotUnderstood as error:
+        raise WeightsError(f"{path} can't be read: {error}") from error
     except ValueError as error:
         raise WeightsError(f"{path} is no whole safetensors file ({error}): download it again") from error
 
@@ -113,11 +118,11 @@ def _check_structure(header: bytes) -> None:
     """Raise ValueError for a header of too many parts, before it is parsed. Its texts may be long."""
     structure = _TEXT.sub(b'""', header)
     if len(structure) > STRUCTURE_LIMIT:
-        raise ValueError(
+        raise _NotUnderstood(
             f"its header has {len(structure)} bytes besides texts, more than the {STRUCTURE_LIMIT} that any model needs"
         )
     if structure.count(b"{") > MOST_TENSORS:
-        raise ValueError(f"its header has more than {MOST_TENSORS} tables, which no model needs")
+        raise _NotUnderstood(f"its header has more than {MOST_TENSORS} tables, which no model needs")
 
 
 def _metadata(tables: list) -> dict[str, str]:
@@ -128,6 +133,10 @@ def _metadata(tables: list) -> dict[str, str]:
             raise ValueError("its metadata are no table of texts")
         metadata |= dict(table)
     return metadata
+
+
+class _NotUnderstood(ValueError):
+    """A file that may be whole, and is not for this program."""
 
 
 class _Pairs(list):
@@ -143,7 +152,7 @@ class _Entry:
             raise ValueError(f"{name[:200]!r} must have one dtype, shape and data_offsets")
         self.code, self.shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
         if not isinstance(self.code, str) or self.code not in DTYPES:
-            raise ValueError(f"dtype {str(self.code)[:80]} is not one of {', '.join(DTYPES)}")
+            raise _NotUnderstood(f"dtype {str(self.code)[:80]} is not one of {', '.join(DTYPES)}")
         if not _naturals(self.shape) or not _naturals(offsets) or len(offsets) != 2 or len(self.shape) > 8:
             raise ValueError(f"{name[:200]!r} has a shape or offsets that are no whole numbers from 0 up")
         self.begin, self.end = offsets

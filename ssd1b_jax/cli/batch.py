@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssd1b_jax.cli import settings
+from ssd1b_jax.cli import loras, settings
 from ssd1b_jax.cli.batch_report import Report, interruptible
 from ssd1b_jax.cli.console import add_output
 from ssd1b_jax.errors import DONE, FAILED, RequestError
@@ -142,14 +142,14 @@ def _defaults(arguments: argparse.Namespace, config) -> Any:
 
     request = settings.given(arguments, "request")
     if "loras" in request:
-        request["loras"] = settings.lora_scales(arguments)
+        request["loras"] = loras.lora_scales(arguments)
     arguments.overwrite = True
     return Defaults(
         config=config,
         request=request,
         count=SETTINGS["num_images"].check(arguments.num_images),
         output=settings.output(arguments, named=True),
-        loras=frozenset(settings.lora_files(arguments) | settings.own_fast_file(arguments.model)),
+        loras=frozenset(loras.lora_files(arguments) | loras.own_fast_file(arguments.model)),
     )
 
 
@@ -189,7 +189,7 @@ def _digests(arguments: argparse.Namespace) -> dict[str, str]:
     from ssd1b_jax.checkpoints import lora_file
 
     digests = {}
-    for name, file in settings.lora_files(arguments).items():
+    for name, file in loras.lora_files(arguments).items():
         with lora_file.find(file).open("rb") as opened:
             digests[name] = hashlib.file_digest(opened, "sha256").hexdigest()
     return digests

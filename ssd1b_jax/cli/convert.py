@@ -46,18 +46,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=DTYPES, help="of written weights (default: bfloat16; the way back: as stored)")
     add("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")
     add("--tokenizers", metavar="FOLDER", type=Path, help="that has tokenizer/ and tokenizer_2/")
+    words = "what the model predicts, where its files don't say so, or say it wrong"
+    add("--prediction-type", choices=("epsilon", "v_prediction"), help=words)
+    add("--zero-snr", action="store_true", help="of a v_prediction model that begins without signal, as NoobAI-XL V")
     add("--to-diffusers", action="store_true", help="the way back: write a diffusers folder")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Convert as the options of `add_options` ask, and print what was written."""
-    if arguments.to_diffusers and (arguments.revision or arguments.tokenizers):
-        raise RequestError("--revision and --tokenizers do not go with --to-diffusers: leave them out")
+    ways_in = ("revision", "tokenizers", "prediction_type", "zero_snr")
+    if arguments.to_diffusers and (given := [name for name in ways_in if getattr(arguments, name)]):
+        named = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        verb, object_ = ("do", "them") if given[1:] else ("does", "it")
+        raise RequestError(f"{named} {verb} not go with --to-diffusers: leave {object_} out")
     import jax  # here, so that --help and wrong arguments need not wait for it
 
     jax.config.update("jax_platforms", "cpu")  # an accelerator would be taken and not used
-    _load_package()
+    load_package()
     family = import_module("convert.family").family
     with _Bars() as bars:
         manifest = _convert(arguments, bars.advance)
@@ -76,11 +82,13 @@ def _convert(arguments: argparse.Namespace, on_progress):
     source, target, dtype = arguments.source, arguments.target, arguments.dtype
     if arguments.to_diffusers:
         return import_module("convert.to_diffusers").to_diffusers(source, target, dtype, on_progress)
-    options = dict(revision=arguments.revision, tokenizers=arguments.tokenizers, on_progress=on_progress)
-    return import_module("convert.to_model").convert(source, target, dtype or "bfloat16", **options)
+    names = ("revision", "tokenizers", "prediction_type", "zero_snr")
+    options = {name: getattr(arguments, name) for name in names}
+    convert = import_module("convert.to_model").convert
+    return convert(source, target, dtype or "bfloat16", **options, on_progress=on_progress)
 
 
-def _load_package() -> None:
+def load_package() -> None:
     """Import the `convert` that was installed with this package, whatever `convert` the search path has first."""
     init = Path(ssd1b_jax.__file__).parents[1] / "convert" / "__init__.py"
     loaded = sys.modules.get("convert")

@@ -53,12 +53,10 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.output:
             saved = result.save(arguments.output, output)
         notes = [*recipe.notes, *result.notes, *(saved.notes if saved else ())]
-        if replayed.edited:
-            notes.append(f"{recipe.picture} is not as it was written, someone has edited its pixels")
         console.note(notes)
         written = f"{saved.picture}: {describe(result)}\n" if saved else ""
         values = facts(result, saved) | _comparison(replayed) | dict(file=arguments.file, notes=notes)
-        console.report(f"{written}{arguments.file}: {_verdict(replayed)}", values)
+        console.report(f"{written}{arguments.file}: {_verdict(recipe, replayed)}", values)
     return DONE if replayed.identical else FAILED
 
 
@@ -74,7 +72,11 @@ def _lora(text: str) -> tuple[str, str]:
     return name, file
 
 
-def _verdict(replayed) -> str:
+def _verdict(recipe, replayed) -> str:
+    if replayed.edited:
+        same = replayed.result.record["pixels"]["sha256"] == recipe.record["pixels"]["sha256"]
+        made = "as it is recorded" if same else "not as it is recorded"
+        return f"made again, {made}; but {recipe.picture} has other pixels: it was edited, or the record is not its own"
     if replayed.identical:
         return "made again, all pixels are identical"
     apart = "" if replayed.worst is None else f", by up to {replayed.worst} and {replayed.mean:.3g} on average of 255"

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from ssd1b_jax.cli import settings
+from ssd1b_jax.cli import loras, settings
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.server import check_installed
 from ssd1b_jax.settings import SETTINGS
@@ -29,10 +29,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """How a server listens, what it serves and to whom."""
     for name in ("model", "dtype"):
         settings.add_row(parser, SETTINGS[name])
+    settings.add_memory(parser)
     settings.add_width(parser, default=SETTINGS["per_device"].default)
     add = parser.add_argument
     add("--lora", action="append", default=[], metavar="FILE", help="a LoRA that callers may use by the file's name")
     add("--fast", action="store_true", help="load the few-step LoRA of the model's family, if its folder has none")
+    settings.add_row(parser, SETTINGS["lora_partial"])
     add("--host", default="127.0.0.1", help="the address to listen at (default: 127.0.0.1, for this machine only)")
     add("--port", type=int, default=7860, metavar="N", help="0 is any that is free (default: 7860)")
     add("--api-key-file", metavar="FILE", help=f"keys of callers, one a line; {KEY_VARIABLE} in the environment is one")
@@ -71,12 +73,13 @@ def load(arguments: argparse.Namespace):
     from ssd1b_jax.pipeline import Pipeline  # imports JAX
 
     about = dict(dtype=arguments.dtype, per_device=arguments.per_device, loras=_loras(arguments))
+    about |= dict(lora_partial=arguments.lora_partial)
     return Pipeline.from_pretrained(arguments.model, **about)
 
 
 def _loras(arguments: argparse.Namespace) -> dict[str, str]:
-    fast = settings.fast_file(arguments.model) if arguments.fast else {}
-    return fast | settings.by_stem(arguments.lora)
+    fast = loras.fast_file(arguments.model) if arguments.fast else {}
+    return fast | loras.by_name(arguments.lora)
 
 
 def options(arguments: argparse.Namespace):

@@ -4,16 +4,20 @@ They are read from the rows of `settings`: a new setting is an option without a 
 """
 
 import argparse
-from collections.abc import Collection, Iterable
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ssd1b_jax import images, settings
+from ssd1b_jax.cli.loras import lora_files, lora_scales
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.records import Output
 from ssd1b_jax.settings import GROUPS, Setting
 from ssd1b_jax.settings.kinds import Choice, Number, Pair, Scales, Switch
 from ssd1b_jax.settings.options import AUTO
+
+MEMORY_VARIABLE, OLD_MEMORY_VARIABLE = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 def add(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
@@ -27,6 +31,10 @@ def add(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
         place = parser if group == "picture" else parser.add_argument_group(title.lower(), description or None)
         for row in rows:
             add_row(place, row)
+        if group == "size":
+            _add_size(place, with_input="resize_mode" not in without)
+        if group == "model":
+            add_memory(place)
 
 
 def add_row(place: Any, row: Setting) -> None:
@@ -52,6 +60,42 @@ def add_row(place: Any, row: Setting) -> None:
     elif isinstance(row.kind, Scales):
         options |= dict(type=_lora, action="append")
     place.add_argument(row.flag, help=f"{words}{_default_words(row)}", **options)
+
+
+class _Size(argparse.Action):
+    """WIDTHxHEIGHT in one word; "input" is another word for a resize mode."""
+
+    def __call__(self, parser, namespace, value, option=None):
+        if value == "input":
+            namespace.resize_mode = "fit"
+            return
+        try:
+            namespace.width, namespace.height = map(int, value.lower().split("x"))
+        except ValueError:
+            parser.error(f"argument {option}: must be WIDTHxHEIGHT or input, got {value!r}")
+
+
+def _add_size(place: Any, with_input: bool) -> None:
+    words = "both in one word, as 1024x768"
+    if with_input:
+        words += '; "input" is --resize-mode fit'
+    place.add_argument("--size", action=_Size, default=argparse.SUPPRESS, metavar="SIZE", help=words)
+
+
+class _MemoryFraction(argparse.Action):
+    """JAX reads the variable when it is first used, which is after all options are read."""
+
+    def __call__(self, parser, namespace, value, option=None):
+        if not 0 < value <= 1:
+            parser.error(f"argument {option}: must be above 0 and at most 1, got {value:g}")
+        os.environ.pop(OLD_MEMORY_VARIABLE, None)  # JAX takes one of the two
+        os.environ[MEMORY_VARIABLE] = f"{value:g}"
+
+
+def add_memory(place: Any) -> None:
+    words = "of a GPU's memory that is taken at the start (default: JAX's own, 0.75)"
+    options = dict(action=_MemoryFraction, type=float, default=argparse.SUPPRESS, metavar="0..1")
+    place.add_argument("--memory-fraction", help=words, **options)
 
 
 def add_width(parser: argparse.ArgumentParser, default: int | str) -> None:
@@ -124,54 +168,6 @@ def keep(path: Path, *inputs: str | Path | None) -> None:
             raise RequestError(f"{path} is an input, which would be lost: choose another output")
 
 
-def lora_scales(arguments: argparse.Namespace) -> dict[str, float]:
-    """The scale of each LoRA that was given, by its name."""
-    scales = [scale for _, scale in arguments.loras or ()]
-    return dict(zip(by_stem(file for file, _ in arguments.loras or ()), scales, strict=True))
-
-
-def lora_files(arguments: argparse.Namespace) -> dict[str, str]:
-    """Each LoRA's file by the name that requests call it by, with the model's for few steps where that is asked for."""
-    few_steps = fast_file(arguments.model) if arguments.fast else {}
-    return few_steps | by_stem(file for file, _ in arguments.loras or ())
-
-
-def fast_file(model: str) -> dict[str, str]:
-    """The model's few-step LoRA, by the name that `fast` has for it: its folder's own, or else its family's on the hub.
-
-    Raises RequestError where there is neither.
-    """
-    from ssd1b_jax import presets
-    from ssd1b_jax.checkpoints.model_json import read_manifest
-    from ssd1b_jax.request import FAST
-
-    if own := own_fast_file(model):
-        return own
-    if found := presets.few_steps(read_manifest(model).config):
-        return {FAST: found}
-    raise RequestError(f"fast has no few-step LoRA for {model}: give one by --lora, with --scheduler lcm --exact-steps")
-
-
-def own_fast_file(model: str) -> dict[str, str]:
-    """The few-step LoRA in the model's folder, by its name, if there is one."""
-    from ssd1b_jax.checkpoints.model_json import FEW_STEPS, read_manifest
-    from ssd1b_jax.request import FAST
-
-    file = read_manifest(model).folder / FEW_STEPS
-    return {FAST: str(file)} if file.is_file() else {}
-
-
-def by_stem(paths: Iterable[str]) -> dict[str, str]:
-    """LoRA files by their names without suffix. Raises RequestError for two of one name."""
-    files: dict[str, str] = {}
-    for file in paths:
-        name = Path(file).stem
-        if name in files:
-            raise RequestError(f"two LoRAs are named {name!r}: rename one of the files")
-        files[name] = file
-    return files
-
-
 def of_request(arguments: argparse.Namespace):
     """The Request that the arguments describe, unresolved."""
     from ssd1b_jax.request import Request
@@ -193,4 +189,5 @@ def pipeline(arguments: argparse.Namespace, requests):
     from ssd1b_jax.pipeline import Pipeline
 
     options = dict(dtype=arguments.dtype, per_device=arguments.per_device, loras=lora_files(arguments))
+    options |= dict(lora_partial=arguments.lora_partial)
     return Pipeline.from_pretrained(arguments.model, **options, requests=requests)

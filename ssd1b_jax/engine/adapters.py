@@ -3,6 +3,7 @@
 Other scales are another merge, always with the model's own weights, and never another program.
 """
 
+import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,14 +71,19 @@ class Adapters:
             raise RequestError(f"no LoRA named {name!r} is loaded: load it first (loaded: {loaded})")
         return self._loras[name].sha256
 
-    def add(self, name: str, path: str | Path) -> None:
+    def add(self, name: str, path: str | Path, partial: bool = False) -> None:
         """Load a LoRA under a name. WeightsError for a file that does not fit, RequestError for a name in use."""
-        lora = read(path, self._config)
+        lora = read(path, self._config, partial=partial)
         if name not in self._loras:
             self._loras[name] = place(lora, self._params)
             self._files[name] = str(path)
         elif self._loras[name].sha256 != lora.sha256:
             raise RequestError(f"a LoRA named {name!r} is loaded already, from another file: choose another name")
+
+    def left_out(self, name: str) -> tuple[int, int]:
+        """The layers of a LoRA that the model lacks, and all of its layers."""
+        lora = self._loras[name]
+        return lora.left_out, lora.left_out + lora.layers
 
     def check(self, scales: Mapping[str, Any]) -> dict[str, float]:
         """The scales as floats in the order of merging, which is that of the files' sha256; scales of 0 are left out.
@@ -125,7 +131,7 @@ def place(lora: LoRA, params: dict) -> LoRA:
             path: factor._replace(down=jax.device_put(factor.down, sharding), up=jax.device_put(factor.up, sharding))
             for path, factor in of_part.items()
         }
-    return LoRA(sha256=lora.sha256, factors=factors)
+    return dataclasses.replace(lora, factors=factors)
 
 
 def merge(

@@ -7,11 +7,13 @@ placed once, by sharding: pmap would send them again on every call otherwise.
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax._src import xla_bridge
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssd1b_jax.errors import DeviceError
@@ -23,6 +25,15 @@ except ImportError:
     kept_maps = None
 
 AXIS = "data"
+# What libtpu (its lock, one process a TPU) and XLA's plugins (their version) say, and what to do.
+TPU_TROUBLES = {
+    r"in use by process with pid (\d+)": r"the TPU is in use by process \1: end it, or restart the notebook's session",
+    r"in use by another process": "the TPU is in use by another user's process: end the one that "
+    "`sudo lsof -w /dev/accel* /dev/vfio/*` shows, and if there is none, remove /tmp/libtpu_lockfile",
+    r"libtpu multi-process lockfile": "the TPU's lock can't be used: remove /tmp/libtpu_lockfile",
+    r"PJRT API version|requires a libtpu version": "libtpu and JAX are of versions that don't fit: "
+    "run pip install -U 'jax[tpu]', and restart the notebook's session",
+}
 POOL_THREAD = "tf_XLAEigen"  # as the system lists a thread of XLA:CPU's pool
 
 
@@ -104,14 +115,28 @@ def _thread_name(task: Path) -> str:
 
 
 def local_devices() -> list[jax.Device]:
-    """The devices of this process. Raises DeviceError where JAX can use none."""
+    """The devices of this process. Raises DeviceError where JAX can use none, or leaves out a TPU that is there."""
     try:
-        return jax.local_devices()
+        devices = jax.local_devices()
     except (RuntimeError, AssertionError) as error:  # the second for a CUDA that is not there
         raise DeviceError(_no_devices(str(error))) from error
+    left_out = getattr(xla_bridge, "_backend_errors", {}).get("tpu", "")
+    if not jax.config.jax_platforms and (known := _known(left_out)):
+        raise DeviceError(f"{known}, or set JAX_PLATFORMS=cpu to compute without it")
+    return devices
+
+
+def _known(reason: str) -> str | None:
+    """A sentence for a TPU that can't be used, by what libtpu or JAX says of it."""
+    for pattern, sentence in TPU_TROUBLES.items():
+        if match := re.search(pattern, reason):
+            return match.expand(sentence)
+    return None
 
 
 def _no_devices(reason: str) -> str:
+    if known := _known(reason):
+        return known
     platforms = jax.config.jax_platforms
     reason = reason.partition("\n")[0].partition(" (set JAX_PLATFORMS")[0].rstrip(".")
     because = f" ({reason})" if reason else ""

@@ -7,7 +7,7 @@ exactly before anything runs.
 import dataclasses
 import functools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,8 +19,9 @@ from ssd1b_jax.engine.pictures import KEPT, Picture, Pictures
 from ssd1b_jax.prompts import Chunks, notations, shorten
 from ssd1b_jax.prompts.known import KnownWords
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
-from ssd1b_jax.request import Request
+from ssd1b_jax.request import PROMPTS, Request
 
+LATE = 0.8  # of the trained timesteps; below, there is at most a third of the noise
 MAX_NOTE = 120  # characters of one that quotes a prompt
 STACK = 64  # calls with host-made noise at least, so that few programs serve all step counts
 
@@ -88,7 +89,10 @@ class Job:
 
 
 class Planner:
-    """Makes jobs for one model. Usable from many threads. Words of prompts beyond `known_words` are noted."""
+    """Makes jobs for one model. Usable from many threads. Words of prompts beyond `known_words` are noted.
+
+    `loras` are the names of the LoRAs that prompts may name.
+    """
 
     def __init__(
         self, config: ModelConfig, tokenizers: Sequence[PromptTokenizer], known_words: KnownWords | None = None
@@ -96,6 +100,7 @@ class Planner:
         self.config = config
         self.tokenizers = tokenizers
         self.known_words = known_words
+        self.loras: Collection[str] = ()
         self._kept: dict[int, tuple[Request, Job]] = {}
         self._lock = threading.Lock()
 
@@ -121,8 +126,9 @@ class Planner:
             kept = self._kept.pop(id(request), None)
         if kept is not None:
             return kept[1]
-        request = request.resolve(self.config)
+        request = _with_tagged(request, self.loras).resolve(self.config)
         table, notes = request.table(self.config), [*request.notes]
+        notes += _late_start(request, self.config)
         spans = _spans(request, table)
         guided = any(span.guided for span in spans)
         texts = [("prompt", request.prompt, request.prompt_2)]
@@ -163,6 +169,31 @@ class Planner:
         if dropped:
             notes.append(shorten(f"the {name} is too long for the model, left out: {dropped!r}", MAX_NOTE))
         return first, second
+
+
+def _with_tagged(request: Request, loras: Collection[str]) -> Request:
+    """The request with the LoRAs that its prompts name in A1111's tags, and with prompts without these."""
+    if not loras:
+        return request
+    texts, scales = {}, {}
+    for name in PROMPTS:
+        if isinstance(text := getattr(request, name), str):
+            texts[name], tagged = notations.take_loras(text, loras)
+            scales |= tagged
+    return dataclasses.replace(request, **texts, loras={**request.loras, **scales}) if scales else request
+
+
+def _late_start(request: Request, config: ModelConfig) -> list[str]:
+    """A note where the full run of so many steps begins far below the noise that the model was trained on."""
+    total, steps = config.schedule.num_train_timesteps, request.num_inference_steps
+    full = dataclasses.replace(request, strength=1.0, exact_steps=False).table(config)
+    first = full.timesteps[0]
+    if first >= LATE * total:
+        return []
+    return [
+        f"{steps} steps spaced {request.timestep_spacing} begin at timestep {first:.0f} of {total}, "
+        "far from all noise: timestep_spacing trailing begins there"
+    ]
 
 
 def _spans(request: Request, table: samplers.Table) -> tuple[Span, ...]:

@@ -74,9 +74,10 @@ def _cut_off(pixels: images.Pixels, width: int, height: int, mode: str) -> list[
     old_height, old_width, _ = pixels.shape
     ratio = old_width * height / (old_height * width)
     share, side = (1 - 1 / ratio, "width") if ratio > 1 else (1 - ratio, "height")
-    if mode != "crop" or share < MISSED:
+    if mode not in images.COVERING or share < MISSED:
         return []
-    return [f"{share:.0%} of the image's {side} was cut off: resize_mode pad or stretch keeps it"]
+    keeping = "fit, pad or stretch" if mode == "crop" else "pad or stretch"
+    return [f"{share:.0%} of the image's {side} was cut off: resize_mode {keeping} keeps it"]
 
 
 def _identity(source: images.Source | None) -> Hashable:

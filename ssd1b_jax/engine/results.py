@@ -26,10 +26,13 @@ class Results:
         job, picture = entry.job, entry.picture
         if picture.share is not None:
             pixels = masks.blend(picture.pixels, pixels, picture.share)
-        loras = {
-            name: dict(name=self._adapters.files[name], sha256=self._adapters.sha256(name))
-            for name in job.request.loras
-        }
+        loras, notes = {}, [*entry.notes]
+        for name in job.request.loras:
+            loras[name] = dict(name=self._adapters.files[name], sha256=self._adapters.sha256(name))
+            missing, count = self._adapters.left_out(name)
+            if missing:
+                loras[name] |= dict(partial=True)
+                notes.append(f"{missing} of the {count} layers of LoRA {name} are none of this model's: left out")
         maker = self._maker | (dict(row=entry.row) if self._maker["per_device"] > 1 else {})
         record = records.describe(job.request, picture.sources, maker, job.table.steps_run, loras)
         return Result(
@@ -38,7 +41,7 @@ class Results:
             steps_run=job.table.steps_run,
             seconds=entry.seconds,
             record=records.with_pixels(record, pixels),
-            notes=entry.notes,
+            notes=tuple(notes),
         )
 
     def _check_finite(self, entry: Entry) -> None:

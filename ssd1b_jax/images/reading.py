@@ -7,6 +7,7 @@ A rule that changes what is seen leaves a note, a sentence to show to the user.
 - Transparency goes on white (note).
 - An embedded colour profile is converted to sRGB. Without one, colours are taken as sRGB; CMYK is
   converted by the plain formula (note), and YCbCr, Lab and HSV by Pillow's.
+- HEIC is read where pillow-heif is installed.
 - 16 bits become 8: grey by value / 257, rounded, and colour by its high byte.
 - Grey of 32 bits is read as 16, and refused beyond. Floating point is refused, since it states no range.
 """
@@ -15,6 +16,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, features
 
 from ssd1b_jax.errors import ImageError
 from ssd1b_jax.images import metadata
@@ -33,6 +35,10 @@ Source = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; above it Pillow itself suspects a decompression bomb
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO")  # none runs a program
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEAD = 64  # bytes, which say what a file is
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # Path has made one slash of two
+SIDEWAYS = (5, 6, 7, 8)  # values of EXIF's orientation
 _PixelsAndAlpha = tuple[Pixels, UInt8[np.ndarray, "height width"] | None]
 _TOO_LARGE = f"has more than {MAX_PIXELS // 10**6} megapixels, make it smaller first"
 
@@ -75,7 +81,7 @@ def load_layers(source: Source) -> Layers:
         elif isinstance(source, Image.Image):
             pixels, alpha = _from_picture(source, notes)
         else:
-            data = source if isinstance(source, bytes) else Path(source).read_bytes()
+            data = source if isinstance(source, bytes) else _path(source).read_bytes()
             picture = _identify(io.BytesIO(data))
             # The other frames of a phone's MPO are depth or gain maps
             if picture.format != "MPO" and getattr(picture, "is_animated", False):
@@ -90,6 +96,23 @@ def probe(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """The width and height of a picture's file, or of the bytes of one; no pixel is decoded. Raises ImageError."""
     with _opened(source) as file:
         return _identify(file).size
+
+
+def measure(source: Source) -> tuple[int, int]:
+    """The width and height that `load` gives, with the orientation applied; no pixel is decoded. Raises ImageError."""
+    if isinstance(source, np.ndarray):
+        with _decoding("the picture"):
+            _check_array(source)
+        return source.shape[1], source.shape[0]
+    if isinstance(source, Image.Image):
+        return _upright(source)
+    with _opened(source) as file:
+        return _upright(_identify(file))
+
+
+def _upright(picture: Image.Image) -> tuple[int, int]:
+    width, height = picture.size
+    return (height, width) if picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS else (width, height)
 
 
 def sha256(pixels: Pixels) -> str:
@@ -131,8 +154,14 @@ def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
     """A file, or the bytes of one. Raises ImageError, also for what is read from it."""
     is_data = isinstance(source, bytes)
     name = "the picture" if is_data else str(source)
-    with _decoding(name), io.BytesIO(source) if is_data else Path(source).open("rb") as file:
+    with _decoding(name), io.BytesIO(source) if is_data else _path(source).open("rb") as file:
         yield file
+
+
+def _path(source: str | os.PathLike[str]) -> Path:
+    if URL.match(os.fspath(source)):
+        raise ImageError("it is an address, and pictures are read from files: download it first")
+    return Path(source)
 
 
 @contextmanager
@@ -159,10 +188,26 @@ def reason(error: Exception) -> str:
 
 def _identify(file: io.BufferedIOBase) -> Image.Image:
     """A picture with its size known and its pixels not yet decoded."""
-    if not file.read(1):
+    head = file.read(HEAD)
+    if not head:
         raise ImageError("the file is empty")
     file.seek(0)
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and b"avif" not in head:
+        _add_heif()
+        return Image.open(file, formats=("HEIF",))
+    if head[4:8] == b"ftyp" and b"avif" in head and not features.check("avif"):
+        raise ImageError("it is AVIF, which this build of Pillow can't read: save it as PNG, or install Pillow's wheel")
     return Image.open(file, formats=FORMATS)
+
+
+def _add_heif() -> None:
+    """Teach Pillow to read HEIC, as phones save photographs."""
+    try:
+        import pillow_heif
+    except ImportError:
+        remedy = "run pip install 'ssd1b_jax[heic]', or save it as JPEG"
+        raise ImageError(f"it is HEIC, which needs pillow-heif: {remedy}") from None
+    pillow_heif.register_heif_opener(thumbnails=False)
 
 
 def _from_picture(picture: Image.Image, notes: list[str]) -> _PixelsAndAlpha:
@@ -177,13 +222,17 @@ def _from_picture(picture: Image.Image, notes: list[str]) -> _PixelsAndAlpha:
     return _from_grey16(picture) if picture.mode.startswith("I") else _from_colour(picture, notes)
 
 
-def _from_array(array: np.ndarray) -> _PixelsAndAlpha:
+def _check_array(array: np.ndarray) -> None:
     fits = array.ndim == 2 or array.ndim == 3 and array.shape[-1] in (1, 3, 4)
     if array.dtype not in (np.uint8, np.bool_) or not fits or array.size == 0:
         raise ImageError(
             "an array must be uint8 or bool of shape (height, width) or (height, width, 1, 3 or 4), "
             f"got {array.dtype} {array.shape}"
         )
+
+
+def _from_array(array: np.ndarray) -> _PixelsAndAlpha:
+    _check_array(array)
     if array.dtype == np.bool_:
         array = np.where(array, 255, 0).astype(np.uint8)
     if array.ndim == 2:
@@ -218,6 +267,8 @@ def _to_srgb(picture: Image.Image, profile: bytes | None, notes: list[str]) -> I
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if picture.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
+                picture = picture.convert("RGB")  # grey that was saved with the profile of its colour space
             return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError):
             notes.append("the colour profile could not be used, colours may be off")

@@ -13,13 +13,15 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 Resized = UInt8[np.ndarray, "new_height new_width 3"]
 
 MAX_UPSCALE = 8
-RESIZE_MODES = ("crop", "pad", "stretch")
+RESIZE_MODES = ("crop", "fit", "pad", "stretch")
+COVERING = ("crop", "fit")  # modes that cut off what overhangs
 
 
 def resize(pixels: Pixels, width: int, height: int, mode: str = "crop") -> Resized:
     """Pixels of exactly this size (Lanczos). A picture that has it is returned as it is.
 
     - `crop` covers the size and cuts the overhang, equally on both sides.
+    - `fit` is a crop to a size that was chosen by `fitting.fitting`, so that little or nothing is cut off.
     - `pad` fits into the size and repeats the border pixels outwards. So there is no seam and no new colour
       that the model could take for a part of the picture.
     - `stretch` ignores the aspect ratio, as diffusers does.
@@ -34,7 +36,7 @@ def resize(pixels: Pixels, width: int, height: int, mode: str = "crop") -> Resiz
     if mode == "stretch":
         return _lanczos(pixels, width, height)
     ratios = width / old_width, height / old_height
-    if mode == "crop":
+    if mode in COVERING:
         left = max(0, old_width - width / max(ratios)) / 2
         top = max(0, old_height - height / max(ratios)) / 2
         return _lanczos(pixels, width, height, (left, top, old_width - left, old_height - top))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ssd1b_jax.kernels.tiling import tile_count
+from ssd1b_jax.kernels.tiling import tile_count, whole_tiles
 
 SCORES = 2**26  # at most at a time: a quarter of a gigabyte
 CACHED_SCORES = 2**22  # at most at a time, where they should stay in a processor's caches
@@ -27,7 +27,10 @@ def defined(query: Queries, key: Keys, value: Keys, *, is_causal: bool = False) 
 def bounded(query: Queries, key: Keys, value: Keys) -> Queries:
     """The definition, over tiles of queries whose scores are at most `SCORES`."""
     batch, queries, heads, features = query.shape
-    count = tile_count(queries, batch * heads * queries * key.shape[1], SCORES)
+    scores = batch * heads * queries * key.shape[1]
+    if (padded := whole_tiles(queries, scores, SCORES)) > queries:
+        return bounded(_padded(query, padded), key, value)[:, :queries]
+    count = tile_count(queries, scores, SCORES)
     if count == 1:
         return defined(query, key, value)
     chunks = jnp.moveaxis(query.reshape(batch, count, -1, heads, features), 1, 0)
@@ -41,7 +44,10 @@ def cached(query: Queries, key: Keys, value: Keys) -> Queries:
     total = batch * heads
     most = max(1, CACHED_SCORES // (queries * key.shape[1]))
     together = next(count for count in range(total, 0, -1) if total % count == 0 and count <= most)
-    count = tile_count(queries, together * queries * key.shape[1], CACHED_SCORES)
+    scores = together * queries * key.shape[1]
+    if (padded := whole_tiles(queries, scores, CACHED_SCORES)) > queries:
+        return cached(_padded(query, padded), key, value)[:, :queries]
+    count = tile_count(queries, scores, CACHED_SCORES)
 
     def attend(query, key, value):
         scores = jnp.matmul(query, key.swapaxes(-1, -2), preferred_element_type=jnp.float32)
@@ -60,3 +66,7 @@ def cached(query: Queries, key: Keys, value: Keys) -> Queries:
     split = [x.swapaxes(1, 2).reshape(total // together, together, -1, features) for x in (query, key, value)]
     mixed = some_heads([x[0] for x in split])[None] if together == total else jax.lax.map(some_heads, split)
     return mixed.reshape(batch, heads, queries, features).swapaxes(1, 2)
+
+
+def _padded(query: Queries, queries: int) -> Float[Array, "batch more heads features"]:
+    return jnp.pad(query, ((0, 0), (0, queries - query.shape[1]), (0, 0), (0, 0)))

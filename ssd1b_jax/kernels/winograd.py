@@ -37,6 +37,13 @@ class Winograd:
         """The matrices that `__call__` multiplies by. They are separate: XLA:CPU copies a slice before use."""
         return _packed(self, kernel)
 
+    def unpack(self, matrices: Sequence[Float[Array, "channels out"]]) -> Float[Array, "3 3 channels out"]:
+        """The kernel that was packed, to rounding. Only for algorithms whose weights are no more than a kernel's."""
+        inverse = np.linalg.inv(np.array(self.weights, np.float64))
+        transform = np.kron(inverse, inverse).astype(matrices[0].dtype)
+        kernel = jnp.tensordot(transform, jnp.stack(matrices), 1)
+        return kernel.reshape(3, 3, *matrices[0].shape)
+
     def __call__(
         self, x: Float[Array, "batch height width channels"], matrices: Sequence[Float[Array, "channels out"]]
     ) -> Float[Array, "batch out_height out_width out"]:

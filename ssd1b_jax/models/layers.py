@@ -111,7 +111,12 @@ class Conv(nnx.Conv):
             shape = isinstance(kernel, jax.ShapeDtypeStruct)
             self.kernel = nnx.List(map(nnx.Param, jax.eval_shape(pack, kernel) if shape else pack(kernel)))
 
-    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch out_h out_w out"]:
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], cut: tuple[int, int] | None = None
+    ) -> Float[Array, "batch out_h out_w out"]:
+        """`cut` is the height and width that a doubled image is cut to before it is convolved."""
+        if self.doubled and cut not in (None, (2 * x.shape[1], 2 * x.shape[2])):
+            return self._doubled_and_cut(x, *cut)
         if self.algorithm is not None:
             return self.algorithm(x, [matrix[...] for matrix in self.kernel]) + self.bias[...]
         if self.kernel.shape[:2] == (1, 1) and self.strides in (1, (1, 1)):
@@ -119,6 +124,15 @@ class Conv(nnx.Conv):
         if self.doubled:
             x = x.repeat(2, axis=1).repeat(2, axis=2)
         return super().__call__(x)
+
+    def _doubled_and_cut(self, x: Float[Array, "batch height width channels"], height: int, width: int) -> Array:
+        """By the definition: the zeros at the border lie inside the pixels that were cut off."""
+        kernel = [matrix[...] for matrix in self.kernel] if self.algorithm is not None else self.kernel[...]
+        kernel = self.algorithm.unpack(kernel) if self.algorithm is not None else kernel
+        x = x.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
+        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, self.bias[...]))
+        rest = ((1, 1), (1, 1))
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), rest, dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
 
 
 class GroupNorm(nnx.Module):
@@ -234,15 +248,15 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Doubles height and width by repeating pixels, then convolves."""
+    """Doubles height and width by repeating pixels, cuts them to `size` (height, width) if given, then convolves."""
 
     def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
         self.conv = Conv(channels, channels, 3, doubled=True, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch twice_h twice_w channels"]:
-        return self.conv(x)
+        self, x: Float[Array, "batch height width channels"], size: tuple[int, int] | None = None
+    ) -> Float[Array, "batch new_height new_width channels"]:
+        return self.conv(x, size)
 
 
 class MLPEmbedding(nnx.Module):

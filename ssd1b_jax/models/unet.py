@@ -189,7 +189,10 @@ class MidBlock(Level):
 
 
 class UpBlock(Level):
-    """A level on the way up; each resnet takes one array from `skips`, last in first out."""
+    """A level on the way up; each resnet takes one array from `skips`, last in first out.
+
+    The result is enlarged to the size of the next skip, which at odd sizes is a pixel less than twice its own.
+    """
 
     def __init__(self, level: int, config: UNetConfig, *, dtype, rngs: nnx.Rngs):
         widths = config.block_out_channels
@@ -206,7 +209,7 @@ class UpBlock(Level):
     def __call__(self, x: Latents, skips: list[Array], time_embedding: TimeEmbedding, prompt: KeyValues) -> Array:
         for layer in self.layers(time_embedding, prompt):
             x = layer(jnp.concatenate([x, skips.pop()], axis=-1))
-        return x if self.upsampler is None else self.upsampler(x)
+        return x if self.upsampler is None else self.upsampler(x, skips[-1].shape[1:3])
 
 
 class UNet(nnx.Module):

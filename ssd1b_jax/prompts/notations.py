@@ -1,6 +1,9 @@
 """Notations of other programs' prompts that have no meaning here: they are read as words, and a note says so."""
 
 import re
+from collections.abc import Collection
+
+from ssd1b_jax.errors import RequestError
 
 # Every repeat is bounded, so that the time grows with the text's length alone.
 NOTATIONS = {
@@ -12,6 +15,7 @@ NOTATIONS = {
     "a choice": r"\{[^{}|]{0,200}\|[^{}]{0,200}\}",
     "an embedding": r"\bembedding:[^\s,]{1,80}",
 }
+_LORA = re.compile(r"<lora:([^:<>]{1,200})(?::([-+]?[0-9.]{1,10}))?(?::[^<>]{0,20})?>")
 _PATTERNS = {name: re.compile(pattern) for name, pattern in NOTATIONS.items()}
 REMEDIES = {"a LoRA's tag": ": give the file as a LoRA"}
 
@@ -25,3 +29,24 @@ def notes(name: str, prompt: str) -> list[str]:
             remedy = REMEDIES.get(notation, "")
             sentences.append(f"the {name} has {notation}, {match[0]!r}, which is taken as words{remedy}")
     return sentences
+
+
+def take_loras(prompt: str, known: Collection[str] | None = None) -> tuple[str, dict[str, float]]:
+    """The prompt without its `<lora:NAME:SCALE>`, and the scales by name; a scale that is left out is 1.
+
+    Where the names of LoRAs are `known`, only tags of these are taken. Raises RequestError.
+    """
+    loras: dict[str, float] = {}
+
+    def take(tag: re.Match) -> str:
+        name, scale = tag[1], tag[2] or "1"
+        if known is not None and name not in known:
+            return tag[0]
+        try:
+            loras[name] = float(scale)
+        except ValueError:
+            raise RequestError(f"prompt: the scale of lora {name!r} must be a number, got {scale!r}") from None
+        return ""
+
+    rest = _LORA.sub(take, prompt)
+    return (rest.strip() if loras else prompt), loras

@@ -3,7 +3,7 @@
 from ssd1b_jax.records.a1111 import parameters
 from ssd1b_jax.records.label import label
 from ssd1b_jax.records.output import Output
-from ssd1b_jax.records.reading import differences, embedded, read, sidecar_path
+from ssd1b_jax.records.reading import differences, embedded, holds, read, sidecar_path
 from ssd1b_jax.records.record import (
     FLAGS,
     FORMAT,
@@ -30,6 +30,7 @@ __all__ = [
     "differences",
     "dumps",
     "embedded",
+    "holds",
     "label",
     "maker",
     "parameters",

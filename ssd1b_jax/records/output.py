@@ -44,10 +44,10 @@ class Output:
         path = Path(path)
         self.check_name(path, width, height)
         files.check_place(path)
-        if self.sidecar and self.overwrite and is_foreign(sidecar := sidecar_path(path)):
+        if self.sidecar and self.overwrite and is_foreign(sidecar := sidecar_path(path), path.name):
             raise SaveError(
-                f"{sidecar}: cannot be saved: a file is there that is no record of a picture: move it away, or choose "
-                "another name for the picture"
+                f"{sidecar}: cannot be saved: a file is there that is no record of {path.name}: move it away, or "
+                "choose another name for the picture"
             )
 
     def check_name(self, path: str | Path, width: int, height: int) -> None:
@@ -86,12 +86,15 @@ class Output:
         return True
 
 
-def is_foreign(sidecar: Path) -> bool:
-    """Whether a sidecar's place has a file that is no record."""
+def is_foreign(sidecar: Path, name: str) -> bool:
+    """Whether the place of the sidecar of a picture of this name has a file that is not its to replace.
+
+    That is no record, or that of another picture which is still there.
+    """
     if not sidecar.exists():
         return False
     try:
-        read(sidecar)
+        other = read(sidecar)["written"]["name"]
     except RecordError:
         return True
-    return False
+    return other != name and sidecar.with_name(Path(other).name).exists()

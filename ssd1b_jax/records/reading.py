@@ -1,6 +1,7 @@
 """Records read back from pictures and sidecars, checked, and compared."""
 
 import functools
+import hashlib
 import json
 import operator
 import re
@@ -27,6 +28,7 @@ PARTS = {
     "device": dict,
     "loras": dict,
 }
+PNG = b"\x89PNG"
 _FOREIGN = "its record of how it was made is damaged or foreign"
 _NAMES = re.compile(r"(model|request\.image|request\.mask|loras\..*)\.name")  # of files, which their sha256 stand for
 
@@ -45,7 +47,8 @@ def embedded(path: str | Path) -> dict[str, bytes]:
 def read(path: str | Path) -> Record:
     """The record in a picture, or in a sidecar: the one given, or the one beside a picture without a record.
 
-    Raises ImageError for a picture that can't be read, RecordError for one without a record.
+    A sidecar beside a picture must be of that picture. Raises ImageError for a picture that can't be read, RecordError
+    for one without a record of its own.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
@@ -58,6 +61,37 @@ def read(path: str | Path) -> Record:
                 f"{picture}: does not say how it was made: it is not a picture of this program, was saved without "
                 "metadata, or has lost it on its way"
             )
+        record = _from_sidecar(path)
+        _check_is_of(record, path, picture)
+        return record
+    return _from_sidecar(path)
+
+
+def holds(record: Record, picture: Path) -> bool | None:
+    """Whether a file holds the picture that a record was written for; None where the record can't tell.
+
+    A record in a file knows the pixels that were written, which a PNG keeps; one in a sidecar knows the file too.
+    """
+    digest, data = record["written"].get("file"), picture.read_bytes()
+    if digest is not None and hashlib.sha256(data).hexdigest() == digest:
+        return True
+    if data.startswith(PNG):
+        return images.sha256(images.load(picture).pixels) == record["written"]["sha256"]
+    return None if digest is None else False
+
+
+def _check_is_of(record: Record, sidecar: Path, picture: Path) -> None:
+    """Raise RecordError for a sidecar that is not of the picture beside it."""
+    name, is_held = record["written"]["name"], holds(record, picture)
+    if is_held or (is_held is None and name == picture.name):
+        return
+    whose = name if name != picture.name else "other pixels: the picture was changed or replaced"
+    raise RecordError(
+        f"{sidecar}: is not the record of {picture} but of {whose}; give {sidecar} to make that one again"
+    )
+
+
+def _from_sidecar(path: Path) -> Record:
     try:
         return _parsed(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:

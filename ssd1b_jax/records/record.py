@@ -9,7 +9,7 @@
 | written   | the file's name, how many times it was enlarged, sha256 of the pixels that were written;    |
 |           | width and height where a server brought it to a size that was asked for                    |
 | model     | name as given, source and revision, sha256 of its manifest                                 |
-| loras     | the file's name and sha256 of each LoRA used                                               |
+| loras     | the file's name and sha256 of each LoRA used; `partial` where layers of it were left out    |
 | versions, device, machine, flags, dtype, per_device | what else pixels can depend on                   |
 | row       | of the batch of a device, from 0, where it has several                                       |
 

@@ -1,5 +1,6 @@
 """Results in files: the picture, and its record in the same file or in a sidecar beside it."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,12 @@ class Encoded(NamedTuple):
     record: Record
     left_out: frozenset[str]
 
+    @property
+    def sidecar(self) -> bytes:
+        """The record as a file beside the picture's, which it names by its digest."""
+        written = self.record["written"] | dict(file=hashlib.sha256(self.data).hexdigest())
+        return f"{dumps({**self.record, 'written': written}, indent=1)}\n".encode()
+
 
 def save(pixels: images.Pixels, path: str | Path, record: Record, request: Request, output: Output) -> Saved:
     """Write a result's picture, and its record where that is wanted; see `Result.save`."""
@@ -62,9 +69,9 @@ def put(
     if PARAMETERS in encoded.left_out:
         notes.append("the settings are too long for a JPEG's EXIF, where other programs look for them")
     if output.sidecar or KEY in encoded.left_out:
-        sidecar = _write_sidecar(sidecar_path(path), encoded.record)
+        sidecar = _write_sidecar(sidecar_path(path), path.name, encoded)
     if KEY in encoded.left_out:
-        lost = f"lost, for {sidecar_path(path)} is another program's file: save as PNG or WebP to keep it"
+        lost = f"lost, for {sidecar_path(path)} is of another picture or program: save as PNG or WebP to keep it"
         where = f"in {sidecar}" if sidecar else lost
         notes.append(f"the record of how it was made is too long for a JPEG: it is {where}")
     return Saved(path, sidecar, tuple(notes)), encoded
@@ -98,11 +105,11 @@ def encode(
     return Encoded(data, record, frozenset(text.keys() - fits.keys()))
 
 
-def _write_sidecar(path: Path, record: Record) -> Path | None:
-    """The sidecar that was written; None where another program's file is in its place."""
-    if is_foreign(path):
+def _write_sidecar(path: Path, name: str, encoded: Encoded) -> Path | None:
+    """The sidecar that was written; None where another program's file, or another picture's, is in its place."""
+    if is_foreign(path, name):
         return None
-    files.write(path, f"{dumps(record, indent=1)}\n".encode())
+    files.write(path, encoded.sidecar)
     return path
 
 

@@ -1,6 +1,5 @@
 """A run's folder on a disk: files appear in it whole, under another name first, and never outside it."""
 
-import fcntl
 import hashlib
 import os
 import re
@@ -228,6 +227,10 @@ def saving(path: Path, is_missing_told: bool = False) -> Iterator[None]:
 
 def lock(descriptor: int, *, shared: bool = False) -> bool:
     """Lock an open file until it is closed, or the process ends. False where another process has it."""
+    try:
+        import fcntl
+    except ImportError:
+        raise RunError("a run locks its folder, which this system can't: use Linux, macOS or WSL") from None
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ssd1b_jax.errors import BAD_INPUT, FAILED, Error
-from ssd1b_jax.records import KEY, dumps, saving
+from ssd1b_jax.records import KEY, saving
 from ssd1b_jax.request import Request
 from ssd1b_jax.result import Result
 from ssd1b_jax.runs import inputs, names
@@ -55,9 +55,8 @@ def save(item: Item, result: Result, folder: Place) -> Entry:
         return failed(item, error)
     entry = _entry(item) | dict(seconds=round(result.seconds, 3))
     if item.output.sidecar or KEY in encoded.left_out:
-        data = f"{dumps(encoded.record, indent=1)}\n".encode()
-        folder.write(names.sidecar(item.name), data)
-        entry |= dict(sidecar=hashlib.sha256(data).hexdigest())
+        folder.write(names.sidecar(item.name), encoded.sidecar)
+        entry |= dict(sidecar=hashlib.sha256(encoded.sidecar).hexdigest())
     folder.write(item.name, encoded.data)
     if result.notes:
         entry |= dict(notes=[*result.notes])

@@ -16,6 +16,7 @@ from ssd1b_jax.config import ScheduleConfig
 from ssd1b_jax.errors import RequestError
 
 KARRAS_RHO = 7.0
+LEAST_SIGNAL = 2.0**-24  # so that the noise-to-signal ratio, 4096, is a number
 LCM_STEPS = 50  # latent consistency models are distilled from these (Luo et al., 2310.04378)
 
 
@@ -62,7 +63,14 @@ def betas(config: ScheduleConfig) -> Float[np.ndarray, " timesteps"]:
 
 
 def alphas_cumprod(config: ScheduleConfig) -> Float[np.ndarray, " timesteps"]:
-    return np.cumprod(1 - betas(config))
+    """Shares of the signal in the variance. With a zero terminal SNR the last is LEAST_SIGNAL, as in diffusers."""
+    abar = np.cumprod(1 - betas(config))
+    if not config.rescale_betas_zero_snr:
+        return abar
+    root = np.sqrt(abar)
+    abar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2  # Lin et al., Algorithm 1
+    abar[-1] = LEAST_SIGNAL
+    return abar
 
 
 def trained_sigmas(config: ScheduleConfig) -> Float[np.ndarray, " timesteps"]:

@@ -1,11 +1,12 @@
 """What A1111's clients send for pictures, as settings of ours."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from ssd1b_jax.errors import RequestError
+from ssd1b_jax.prompts.notations import take_loras
 from ssd1b_jax.server import fields, masks, pictures
 from ssd1b_jax.server.bodies import BodyError
 from ssd1b_jax.server.fields import Fields
@@ -32,7 +33,6 @@ OVERRIDES = {
 WORDS = {"samples_format": {"jpg": "jpeg"}, "randn_source": {"GPU": "jax", "CPU": "torch", "NV": "nv"}}
 CHECKPOINT = "sd_model_checkpoint"
 KNOWN = {**named("a1111"), "loras": "loras", **{name.lower(): setting for name, setting in OVERRIDES.items()}}
-_LORA = re.compile(r"<lora:([^:<>]{1,200})(?::([-+]?[0-9.]{1,10}))?(?::[^<>]{0,20})?>")
 
 
 class TextToImage(msgspec.Struct):
@@ -87,7 +87,10 @@ async def read(service: Service, payload: TextToImage) -> Asked:
     for name in ("batch_size", "n_iter"):
         if getattr(payload, name) < 1:
             raise BodyError(f"{name} must be at least 1, got {getattr(payload, name)}", field=name)
-    prompt, loras = take_loras(payload.prompt)
+    try:
+        prompt, loras = take_loras(payload.prompt)
+    except RequestError as error:
+        raise BodyError(error.sentence, field="prompt") from None
     sent = {name: getattr(payload, name) for name in PASSED}
     sent |= dict(
         prompt=prompt,
@@ -140,18 +143,6 @@ def _part(
     pictures.check_input(image, "init_images", service.options.limits)
     with pictures.naming("init_images"):
         return region(image, mask, invert, blur, padding, sizing.computed)
-
-
-def take_loras(prompt: str) -> tuple[str, dict[str, float]]:
-    """The prompt without its `<lora:NAME:SCALE>`, and the scales by name; a scale that is left out is 1."""
-    loras = {}
-    for name, scale in _LORA.findall(prompt):
-        try:
-            loras[name] = float(scale or 1)
-        except ValueError:
-            sentence = f"prompt: the scale of lora {name!r} must be a number, got {scale!r}"
-            raise BodyError(sentence, field="prompt") from None
-    return (_LORA.sub("", prompt).strip() if loras else prompt), loras
 
 
 def _overrides(given: dict[str, Any], models: tuple[str, ...], notes: list[str]) -> dict[str, Any]:

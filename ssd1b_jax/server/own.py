@@ -77,7 +77,8 @@ class Own:
         if most is not None and asked.count > most:
             name = asked.name("num_images")
             raise BodyError(f"{name} must be at most {most} here, got {asked.count}: use /jobs", field=name)
-        return await self._service.start(request, asked, self._service.exact_size(asked), priority)
+        sizing = await self._service.in_thread(lambda: self._service.exact_size(asked))
+        return await self._service.start(request, asked, sizing, priority)
 
     async def show(self, request: HTTPRequest) -> Response:
         return answers.as_json(describe(request, self._job(request)))

@@ -7,11 +7,10 @@ from typing import Any
 from ssd1b_jax import images, settings
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.images.metadata import PARAMETERS
+from ssd1b_jax.prompts.notations import take_loras
 from ssd1b_jax.records import KEY, SOURCES, a1111
 from ssd1b_jax.request import SEEDS
 from ssd1b_jax.server import schema
-from ssd1b_jax.server.a1111_payload import take_loras
-from ssd1b_jax.server.bodies import BodyError
 from ssd1b_jax.server.pictures import File, check_input, naming
 from ssd1b_jax.server.service import Service
 
@@ -45,7 +44,7 @@ def _settings(text: Mapping[str, str]) -> tuple[str | None, dict[str, Any]]:
         return None, {}
     try:
         prompt, loras = take_loras(written["prompt"])
-    except BodyError:
+    except RequestError:
         return "a1111", written
     return "a1111", written | ({"prompt": prompt, "loras": loras} if loras else {})
 

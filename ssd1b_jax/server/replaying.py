@@ -57,12 +57,16 @@ def fields_of(recipe: "Recipe") -> Fields:
 
 
 def compare(recipe: "Recipe", picture: Picture) -> dict[str, Any]:
-    """Whether the picture is the same to the bit, and what else is not as recorded."""
+    """Whether the picture is the same to the bit, and what else is not as recorded.
+
+    `edited` says that the file has other pixels than those recorded, None where that can't be told.
+    """
     from ssd1b_jax import replay
 
     then, now = recipe.record, picture.record
     return {
-        "identical": now["pixels"]["sha256"] == then["pixels"]["sha256"],
+        "identical": now["pixels"]["sha256"] == then["pixels"]["sha256"] and not recipe.edited,
+        "edited": recipe.edited,
         "differences": replay.differences(then, now),
         "notes": [*recipe.notes, *picture.notes],
         "seconds": round(picture.seconds, 3),

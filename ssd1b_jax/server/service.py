@@ -18,10 +18,10 @@ from starlette.requests import Request as HTTPRequest
 from ssd1b_jax.errors import DeviceError, Error, Full
 from ssd1b_jax.request import PICTURES, Request
 from ssd1b_jax.result import Result
-from ssd1b_jax.server import pictures
+from ssd1b_jax.server import pictures, sizes
 from ssd1b_jax.server.bodies import Bodies, BodyError, Link, decode_picture
 from ssd1b_jax.server.fetching import Fetcher
-from ssd1b_jax.server.fields import FieldError, Fields
+from ssd1b_jax.server.fields import Fields
 from ssd1b_jax.server.job import Job
 from ssd1b_jax.server.kept import Kept
 from ssd1b_jax.server.metrics import Metrics
@@ -104,31 +104,16 @@ class Service:
         return self.pipe
 
     def nearest_size(self, width: int | None = None, height: int | None = None) -> Sizing:
-        """The compiled size that is nearest in aspect, then in area, for clients that always send a size."""
+        """As `sizes.nearest`, for clients that always send a size; the first size for those that send none."""
         self.loaded()
         if width is None or height is None:
             return Sizing(self.sizes[0], self.sizes[0])
-
-        def distance(size: Size) -> tuple[float, float]:
-            aspect = abs(math.log(size[0] / size[1] * height / width))
-            return round(aspect, 2), abs(math.log(size[0] * size[1] / (width * height)))
-
-        return Sizing(min(self.sizes, key=distance), (width, height))
+        return Sizing(sizes.nearest(self.sizes, width, height), (width, height))
 
     def exact_size(self, fields: Fields) -> Sizing:
-        """The size that our own routes make: one that is compiled, or any with `any_size`. Raises FieldError."""
-        self.loaded()
-        width, height = (fields.settings.get(side) for side in ("width", "height"))
-        size = (self.sizes[0][0] if width is None else width, self.sizes[0][1] if height is None else height)
-        for known in self.sizes:
-            if size == known:
-                return Sizing(known, known)
-        sides = [_side(fields, name, value) for name, value in zip(("width", "height"), size, strict=True)]
-        if not self.options.any_size:
-            listed = ", ".join(f"{w}x{h}" for w, h in self.sizes)
-            name = fields.name("width" if height is None or width is not None else "height")
-            raise FieldError(f"width and height must be one of {listed}, got {sides[0]}x{sides[1]}", name, 422)
-        return Sizing(tuple(sides), tuple(sides))
+        """The size that our own routes make; see `sizes.exact`. Raises FieldError or ImageError."""
+        size = sizes.exact(fields, self.loaded().config, self.sizes, self.options.any_size)
+        return Sizing(size, size)
 
     async def start(self, request: HTTPRequest, fields: Fields, sizing: Sizing, priority: str = "interactive") -> Job:
         """Submit what a caller asks for: all pictures, or none.
@@ -270,13 +255,6 @@ def _bytes_held(fields: Fields, sizing: Sizing) -> int:
     given = [fields.settings.get(name) for name in PICTURES]
     sizes = [data.nbytes if isinstance(data, np.ndarray) else len(data) for data in given if data is not None]
     return sum(sizes) + (0 if sizing.region is None else sizing.region.bytes_held)
-
-
-def _side(fields: Fields, setting: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        name = fields.name(setting)
-        raise FieldError(f"{name} must be a whole number, got {value!r}", name)
-    return value
 
 
 def _deadline(request: HTTPRequest) -> float | None:

@@ -52,6 +52,14 @@ OPTION_ROWS = (
         metavar="N",
     ),
     Setting(
+        name="lora_partial",
+        kind=Switch(),
+        words="merge the layers of a LoRA that the model has, and leave out others",
+        of="pipeline",
+        group="model",
+        default=False,
+    ),
+    Setting(
         name="format",
         kind=Choice(words=FORMATS),
         words="the format of the file",

@@ -8,7 +8,7 @@ from ssd1b_jax.settings.kinds import PICTURE, Choice, Number, Pair, Picture, Sam
 from ssd1b_jax.settings.setting import Setting
 from ssd1b_jax.settings.types import NOISES, SPACINGS
 
-MAX_SIDE = 4096
+MAX_SIDE = images.LONGEST
 MAX_GUIDANCE = 100.0
 MAX_SCALE = 10.0  # of a LoRA
 
@@ -126,7 +126,7 @@ REQUEST_ROWS = (
     Setting(
         name="resize_mode",
         kind=Choice(words=images.RESIZE_MODES),
-        words="how the image is brought to that size",
+        words="how the image is brought to that size; fit makes one of the image's own shape and the model's area",
         group="size",
         default="crop",
         api=dict(a1111="resize_mode"),
@@ -228,7 +228,7 @@ REQUEST_ROWS = (
         kind=Scales(
             number=Number(python=float, low=-MAX_SCALE, high=MAX_SCALE, allowed=f"from {-MAX_SCALE:g} to {MAX_SCALE:g}")
         ),
-        words="LoRAs that the pipeline has loaded, by name, and their scales; on the command line a file, repeatedly",
+        words="loaded LoRAs by name, and their scales; on the command line a file or a hub id, repeatedly",
         group="prompt",
         default=MappingProxyType({}),
         option="lora",

@@ -4,7 +4,7 @@ from typing import Literal, TypeVar, get_args, no_type_check
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Noise = Literal["jax", "torch", "nv"]
-ResizeMode = Literal["crop", "pad", "stretch"]
+ResizeMode = Literal["crop", "fit", "pad", "stretch"]
 Spacing = Literal["leading", "trailing", "linspace"]
 Format = Literal["png", "jpeg", "webp"]
 Pair = tuple[float, float]

@@ -11,7 +11,7 @@ export function fit(ink, picture, mode) {
     return;
   }
   const ratios = [width / picture.width, height / picture.height];
-  const ratio = mode === "crop" ? Math.max(...ratios) : Math.min(...ratios);
+  const ratio = ["crop", "fit"].includes(mode) ? Math.max(...ratios) : Math.min(...ratios);
   const [wide, high] = [Math.round(picture.width * ratio), Math.round(picture.height * ratio)];
   const [left, top] = [Math.floor((width - wide) / 2), Math.floor((height - high) / 2)];
   ink.drawImage(picture, left, top, wide, high);

@@ -4,7 +4,7 @@ import { $, el } from "./dom.js";
 import { isSeed } from "./state.js";
 import { number, seconds, t } from "./text.js";
 
-const FITS = { crop: "cover", pad: "contain", stretch: "fill" };
+const FITS = { crop: "cover", fit: "cover", pad: "contain", stretch: "fill" };
 
 /** Put a file into an <img>, and let go of the one before. Resolves when it is on the screen. */
 export async function put(image, file) {
