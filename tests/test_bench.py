@@ -12,6 +12,7 @@ import pytest
 from ssd1b_jax.bench import __main__ as bench
 from ssd1b_jax.bench import contenders, timeline
 from ssd1b_jax.bench import ours as contender
+from ssd1b_jax.bench.arrivals import arrive, rates
 from ssd1b_jax.bench.clients import ask_all
 from ssd1b_jax.bench.contenders import Measured, agreement, take_turns
 from ssd1b_jax.bench.ours import covered
@@ -154,6 +155,31 @@ def test_clients_ask_for_every_picture():
         thread.join()
     assert sorted(server.steps[:64]) == sorted(task("serve").all_steps())
     assert notes["pictures_per_s"] > 0 and 0 < notes["p95_of_4_steps_s"] and notes["p95_s"] > 0
+
+
+def test_open_load_waits_for_no_picture():
+    """Pictures are asked for while the first ones are made, and what is refused counts."""
+    asked = threading.Semaphore(0)
+    steps_of = []
+
+    def ask(steps: int, seed: int) -> None:
+        steps_of.append(steps)
+        asked.release()
+        if steps == 50:
+            raise ContenderError("the server answered 429")
+        if seed == 0:  # is not done before others have been asked for
+            assert all(asked.acquire(timeout=10) for _ in range(20))
+
+    arrivals = arrive({4: 100.0, 50: 20.0}, 0.5, ask)
+    assert 30 < len(arrivals) < 100 and len(arrivals) == len(steps_of)
+    assert [each.steps for each in arrivals if each.error] == [50] * steps_of.count(50)
+    assert max(each.seconds for each in arrivals) > 0.02
+
+
+def test_rates_ask_for_so_much_work():
+    found = rates({4: 0.5, 50: 2.0}, 1.5, {4: 3.0, 50: 1.0})
+    assert found[4] == pytest.approx(3 * found[50])
+    assert 0.5 * found[4] + 2.0 * found[50] == pytest.approx(1.5)
 
 
 def test_a_timeline_shows_where_pictures_end():

@@ -28,6 +28,7 @@ PARTS = {
     "queue": "64 pictures of 4 to 50 steps, --width at a time on --devices, beside batches (emoji only)",
     "queue-even": "the same, of equal steps (emoji only)",
     "serve": "the same of mixed steps over HTTP by 16 clients, beside FastAPI with a lock (emoji only)",
+    "serve-open": "ours alone under open load of --seconds each: 1.5 times width 1's capacity, then 0.9 (emoji only)",
     "compile": "tracing and compiling the UNet, no cache; ours alone, as PyTorch needs no compiling",
     "host": "a picture, file to file, and how much of that is the host's work",
 }
@@ -42,7 +43,7 @@ PEERS = {
     ),
     "openvino": ("openvino", ("unet", "vae-encode", "vae-decode")),
 }
-EMBEDDED_ONLY = (*RUNS, "serve", *QUEUES)  # the weights are on every one of the devices
+EMBEDDED_ONLY = (*RUNS, "serve", "serve-open", *QUEUES)  # the weights are on every one of the devices
 COLUMNS = ("who", "median s", "spread s", "ratio", "CPU s", "peak GB", "TFLOP", "of peak")
 
 
@@ -63,7 +64,7 @@ def _measure(options: argparse.Namespace) -> None:
     for part in options.parts or (part for part in PARTS if options.model == "emoji" or part not in EMBEDDED_ONLY):
         task = Task(
             part=part, model=options.model, size=options.size, steps=options.steps, strength=options.strength,
-            width=options.width, devices=options.devices,
+            width=options.width, devices=options.devices, seconds=options.seconds,
         )  # fmt: skip
         measured = take_turns(_contenders(part, options.peer), task, options.reps, warm=part not in FRESH)
         print(f"\n{part}, {task.model} at {task.size}: {PARTS[part]}\n")
@@ -80,6 +81,8 @@ def _contenders(part: str, peers: bool) -> list[str]:
     installed = [name for name, (package, parts) in PEERS.items() if part in parts and find_spec(package)]
     if part in QUEUES:
         return ["queue", "batches", *(installed if peers else [])]
+    if part == "serve-open":
+        return ["ours"]
     if part in RUNS:
         return ["runs", *(installed if peers else [])]
     return ["ours", *["ours:load"] * (part == "start"), *(installed if peers and find_spec("torch") else [])]
@@ -101,6 +104,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--strength", type=float, help="default: 1.0 for emoji, 0.6 for ssd_1b")
     parser.add_argument("--width", type=int, default=1, help="pictures at a time on a device, of queue (default: 1)")
     parser.add_argument("--devices", type=int, default=1, help="virtual devices, of batch and queue (default: 1)")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of each load of serve-open (default: 300)")
     parser.add_argument("--reps", type=int, default=5, help="runs of each contender after the first (default: 5)")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="ours alone")
     options = parser.parse_args(argv)

@@ -219,6 +219,11 @@ def serve(task: Task) -> Prepared:
     return served.ours(task, Pipeline.from_pretrained(task.model, devices=Devices(per_device=task.width)))
 
 
+def serve_open(task: Task) -> Prepared:
+    """`ssd1b serve`, asked at times that do not wait for it."""
+    return served.open_load(task, Pipeline.from_pretrained(task.model, devices=Devices(per_device=task.width)))
+
+
 def compile_unet(task: Task) -> Prepared:
     """Tracing and compiling the UNet from shapes alone, with no cache."""
     jax.config.update("jax_enable_compilation_cache", False)
@@ -239,4 +244,5 @@ def compile_unet(task: Task) -> Prepared:
 PARTS = {
     "unet": unet, "vae-encode": vae_encode, "vae-decode": vae_decode, "text": text, "img2img": img2img,
     "start": start, "load": load, "compile": compile_unet, "host": host, "serve": serve,
+    "serve-open": serve_open,
 }  # fmt: skip

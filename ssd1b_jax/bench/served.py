@@ -6,18 +6,37 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable
 
-from ssd1b_jax.bench.clients import ask_all
+from ssd1b_jax.bench.arrivals import under_load
+from ssd1b_jax.bench.clients import Body, ask_all
 from ssd1b_jax.bench.contenders import Prepared
 from ssd1b_jax.bench.task import Task
 
 SECONDS = 300  # to be ready
-PATH = "/img2img"
+PATH, PATH_OF_OURS = "/img2img", "/hf"
 
 Make = Callable[[bytes, int], bytes]  # a picture's file from another, in so many steps
 
 
 def ours(task: Task, pipe) -> Prepared:
     """`ssd1b serve` with this pipeline, by Hugging Face's address."""
+    return ask_all(task, _serving(task, pipe), PATH_OF_OURS, _body(task))
+
+
+def open_load(task: Task, pipe) -> Prepared:
+    """The same under load that does not wait."""
+    from ssd1b_jax import images
+
+    picture = images.encode(task.picture(), ".png")
+
+    def direct(steps: int, seed: int) -> None:
+        settings = _settings(task, steps, seed)
+        images.encode(pipe(image=picture, **settings).pixels, ".png")
+
+    return under_load(task, _serving(task, pipe), PATH_OF_OURS, _body(task), direct)
+
+
+def _serving(task: Task, pipe) -> int:
+    """The port of a server with this pipeline."""
     from ssd1b_jax.server.background import Background
     from ssd1b_jax.server.options import ServerOptions
     from ssd1b_jax.server.service import Service
@@ -25,13 +44,16 @@ def ours(task: Task, pipe) -> Prepared:
     service = Service(task.model, ServerOptions(port=0, sizes=((task.size, task.size),)))
     server = Background(service, lambda: pipe)
     server.wait_until_ready(SECONDS)
+    return server.port
 
-    def body(image: str, steps: int, seed: int) -> dict:
-        common = dict(prompt="a red apple", negative_prompt="a cat", guidance_scale=5.0)
-        settings = dict(strength=task.strength, num_inference_steps=steps, seed=seed)
-        return dict(inputs=image, parameters=common | settings)
 
-    return ask_all(task, server.port, "/hf", body)
+def _settings(task: Task, steps: int, seed: int) -> dict:
+    common = dict(prompt="a red apple", negative_prompt="a cat", guidance_scale=5.0)
+    return common | dict(strength=task.strength, num_inference_steps=steps, seed=seed)
+
+
+def _body(task: Task) -> Body:
+    return lambda image, steps, seed: dict(inputs=image, parameters=_settings(task, steps, seed))
 
 
 def locked(task: Task, make: Make) -> Prepared:

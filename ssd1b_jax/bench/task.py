@@ -20,7 +20,8 @@ FOLDER = Path(tempfile.gettempdir()) / "ssd1b_jax-bench"  # for models with rand
 class Task:
     """`part` is a name in `ours.PARTS`; `size` is the picture's height and width in pixels.
 
-    `width` is pictures at a time on each of so many `devices`, in the parts of the queue.
+    `width` is pictures at a time on each of so many `devices`, in the parts of the queue; `seconds` are those of
+    each open load.
     """
 
     part: str
@@ -30,6 +31,7 @@ class Task:
     strength: float
     width: int = 1
     devices: int = 1
+    seconds: float = 300.0
 
     @property
     def config(self) -> ModelConfig:

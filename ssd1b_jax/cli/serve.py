@@ -43,6 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--allow-host", action="append", default=[], metavar="NAME", help="a further name that the server has")
     add("--allow-origin", action="append", default=[], metavar="URL", help="a web origin whose pages may call it")
     add("--keep", type=Path, metavar="FOLDER", help="also write every picture there, with its record")
+    add("--sign", nargs=2, metavar=("CERT", "KEY"), help="sign every picture (C2PA), with a chain and its key in PEM")
     add("--allow-url", action="store_true", help="take pictures as addresses too, of public machines only")
     add("--check", metavar="MODULE:FUNCTION", help="a function that may refuse a prompt or a picture")
     add("--queue", type=int, default=256, metavar="N", help="pictures that may wait (default: 256)")
@@ -84,6 +85,7 @@ def _loras(arguments: argparse.Namespace) -> dict[str, str]:
 
 def options(arguments: argparse.Namespace):
     """What the arguments ask for, as ServerOptions. Raises RequestError."""
+    from ssd1b_jax.server import credentials
     from ssd1b_jax.server.options import Limits, ServerOptions, read_check, read_keys
 
     SETTINGS["dtype"].check(arguments.dtype)
@@ -102,6 +104,7 @@ def options(arguments: argparse.Namespace):
         hosts=tuple(arguments.allow_host),
         origins=tuple(arguments.allow_origin),
         keep=arguments.keep,
+        credentials=credentials.read(*arguments.sign) if arguments.sign else None,
         allow_url=arguments.allow_url,
         check=read_check(arguments.check) if arguments.check else None,
         grace_seconds=arguments.grace,

@@ -1,7 +1,7 @@
 """Results in files: the picture, and its record in the same file or in a sidecar beside it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,13 +53,15 @@ def put(
     request: Request,
     output: Output,
     size: tuple[int, int] | None = None,
+    sign: Callable[[bytes], bytes] = bytes,
 ) -> tuple[Saved, Encoded]:
-    """`save`, which gives what is in the file as well. `size` is as for `encode`."""
+    """`save`, which gives what is in the file as well. `size` is as for `encode`; `sign` makes the file of it."""
     height, width, _ = pixels.shape
     output.check(path, width, height)
     path = output.place(path)
     try:
         encoded = encode(pixels, path.name, record, request, output, size)
+        encoded = encoded._replace(data=sign(encoded.data))
         files.write(path, encoded.data)
     except BaseException:
         if not output.overwrite:  # the empty file that reserved the name

@@ -14,6 +14,7 @@ import numpy as np
 
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.request import Request
+from ssd1b_jax.server.credentials import Credentials
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 MIN_KEY = 8  # characters
@@ -67,6 +68,7 @@ class ServerOptions:
     compiled before the server is ready; empty is the model's own size. `any_size` lets our own routes take others,
     which compile when they come. `origins` are web origins (`https://example.org`) whose pages may call this server,
     `hosts` further names that it is reached by. `keep` is a folder for every picture that is made.
+    `credentials` sign every picture.
     With `allow_url` pictures may be sent as addresses of public machines. `check` may refuse what is asked for, and
     what was made. `grace_seconds` is the time to answer what was accepted, once the server is told to stop.
     """
@@ -79,6 +81,7 @@ class ServerOptions:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     keep: Path | None = None
+    credentials: Credentials | None = None
     allow_url: bool = False
     check: Check | None = None
     grace_seconds: float = 30.0

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from ssd1b_jax.request import PICTURES
 from ssd1b_jax.result import Result
 from ssd1b_jax.server.fields import FieldError, Fields
 from ssd1b_jax.server.inpainting import Region
-from ssd1b_jax.server.options import Limits, Size
+from ssd1b_jax.server.options import Limits, ServerOptions, Size
 
 PREVIEW_QUALITY = 80
 
@@ -83,21 +82,28 @@ class Picture:
         return self.request["seed"]
 
 
-def write(result: Result, output: Output, sizing: Sizing, keep: Path | None = None) -> Picture:
+def write(result: Result, output: Output, sizing: Sizing, options: ServerOptions) -> Picture:
     """The picture of a result, enlarged to the size asked for or put back, with its record in the file.
 
-    The same file goes into the folder `keep`.
+    The same file goes into the folder that keeps pictures, if there is one. With credentials it is signed.
     """
     pixels = result.pixels if sizing.region is None else sizing.region.paste(result.pixels)
     form = output.format or "png"
     name = f"{result.seed}{dataclasses.replace(output, format=form).suffix}"
     size = sizing.asked if sizing.is_enlarged else None
     about = dict(result.record), result.request
-    if keep is None:
+    media_type = f"image/{form}"
+
+    def sign(data: bytes) -> bytes:
+        return data if options.credentials is None else options.credentials.sign(data, media_type, result.request)
+
+    if options.keep is None:
         encoded = encode(pixels, name, *about, output, size)
+        encoded = encoded._replace(data=sign(encoded.data))
     else:
-        _, encoded = put(pixels, keep / name, *about, dataclasses.replace(output, overwrite=False), size)
-    file = File(encoded.data, f"image/{form}")
+        unique = dataclasses.replace(output, overwrite=False)
+        _, encoded = put(pixels, options.keep / name, *about, unique, size, sign)
+    file = File(encoded.data, media_type)
     written = size or tuple(output.upscale * side for side in sizing.computed)
     return Picture(file, encoded.record, written, (*result.notes, *sizing.notes), result.seconds)
 

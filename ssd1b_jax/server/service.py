@@ -169,7 +169,7 @@ class Service:
 
     def _write(self, result: Result, fields: Fields, sizing: Sizing) -> Picture:
         self._check(result.request, result.pixels)
-        return pictures.write(result, fields.output, sizing, self.options.keep)
+        return pictures.write(result, fields.output, sizing, self.options)
 
     def _ended(self, job: Job, input_bytes: int) -> None:
         self._running.discard(job)

@@ -110,8 +110,8 @@ export default {
   "key.use": "Verwenden",
   "key.wrong": "Der Server kennt diesen Schlüssel nicht.",
 
-  "guide": "Anleitung",
-  "api": "API",
+  "guide": "Was jede Einstellung tut (englisch)",
+  "api": "Für Programme (englisch)",
   "language": "Sprache",
   "theme.auto": "Dunkel oder hell: wie das System", "theme.light": "Hell", "theme.dark": "Dunkel",
   "keys": "Strg Enter: erzeugen. Esc: abbrechen. Strg Z: rückgängig. B Pinsel, E Radierer, F Füllen, M Maske.",

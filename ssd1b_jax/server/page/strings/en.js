@@ -110,8 +110,8 @@ export default {
   "key.use": "Use it",
   "key.wrong": "The server does not know this key.",
 
-  "guide": "Guide",
-  "api": "API",
+  "guide": "What every setting does",
+  "api": "For programs",
   "language": "Language",
   "theme.auto": "Dark or light: as the system", "theme.light": "Light", "theme.dark": "Dark",
   "keys": "Ctrl Enter: generate. Esc: cancel. Ctrl Z: undo. B brush, E eraser, F fill, M mask.",
