@@ -16,8 +16,8 @@ from helpers.commands import run as command
 from helpers.stub import StubPipe
 
 from ssd1b_jax import RunError, images, runs
-from ssd1b_jax.config import emoji
 from ssd1b_jax.errors import DeviceError, ModelError, RequestError
+from ssd1b_jax.presets import emoji
 from ssd1b_jax.runs import Policy, fleet, journal
 from ssd1b_jax.runs.bucket import Bucket
 from ssd1b_jax.runs.fleet import Fleet

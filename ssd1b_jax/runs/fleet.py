@@ -8,6 +8,7 @@ where a worker died: what has an entry then is not made again.
     .claims/BLOCK.jsonl           the entries of a block that is done
 """
 
+import logging
 import math
 import os
 import pickle
@@ -63,6 +64,7 @@ class Fleet:
     def _make(self, load: Load, items: Iterable[Item], folder: Place, enter: making.Enter) -> None:
         import ray.data
 
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         blocks = [*_put(items, self.block)]
