@@ -16,8 +16,8 @@ from helpers.commands import run as command
 from helpers.stub import StubPipe
 
 from ssd1b_jax import RunError, images, runs
-from ssd1b_jax.config import emoji
 from ssd1b_jax.errors import DeviceError, ModelError, RequestError
+from ssd1b_jax.presets import emoji
 from ssd1b_jax.runs import Policy, fleet, journal
 from ssd1b_jax.runs.bucket import Bucket
 from ssd1b_jax.runs.fleet import Fleet
@@ -226,12 +226,25 @@ def test_options_that_do_not_go_together(capsys, arguments, sentence):
     assert (code, out) == (2, "") and err.startswith(f"error: {sentence}") and not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"), [("127.0.0.1:1", "connection refused"), ("127.0.0.1:x", "invalid literal for int")]
+)
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(monkeypatch, capsys, address, reason):
+    monkeypatch.setattr(fleet, "_ray", lambda: None)
+    code, out, err = command(capsys, "batch", listing(2), "-o", "out", "--ray", address)
+    assert (code, out) == (2, "") and err.startswith(f"error: no Ray cluster at {address}: {reason}")
+    assert not Path("out").exists()
+
+
 def test_a_driver_never_imports_jax():
     """All that comes before a cluster is asked for pictures; the slow tests see the rest."""
     program = """
 import sys
+from importlib.util import find_spec
 from ssd1b_jax.cli import main
 from ssd1b_jax.runs import fleet
+if find_spec("ray") is None:
+    fleet.Fleet.check = lambda self: None
 fleet.Fleet.make = lambda self, load, items, folder, enter: print(len([*items]), "items")
 code = main(["batch", sys.argv[1], "-o", "out", "--ray"])
 heavy = {"jax", "jaxlib", "flax", "orbax", "torch"} & {name.split(".")[0] for name in sys.modules}

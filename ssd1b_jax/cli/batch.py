@@ -111,6 +111,8 @@ def _batch(arguments: argparse.Namespace, report: Report) -> int:
     folder = place(arguments.output)
     if arguments.dry_run:
         return _dry_run(arguments, manifest, defaults, folder, shard, report)
+    if fleet is not None:
+        fleet.check()
     about = dict(name=model.name, sha256=model.sha256, dtype=arguments.dtype, per_device=arguments.per_device)
     made_by = origin.describe(manifest, defaults, about, _digests(arguments))
     policy = runs.Policy(

@@ -8,10 +8,12 @@ where a worker died: what has an entry then is not made again.
     .claims/BLOCK.jsonl           the entries of a block that is done
 """
 
+import logging
 import math
 import os
 import pickle
 import secrets
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from ssd1b_jax.runs.place import Place, place
 BLOCK = 16  # items
 CALLS = 2  # blocks that an actor is at, so that its devices never wait for the next one
 ACCELERATORS = ("TPU", "GPU")  # as Ray calls them
+CONNECT_SECONDS = 10.0
 
 Load = Callable[[], Any]  # gives an actor its pipeline
 
@@ -43,6 +46,18 @@ class Fleet:
     workers: tuple[int, int | None] | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     block: int = BLOCK
+
+    def check(self) -> None:
+        """Raise RunError where there is no Ray, or nobody listens at the address; Ray itself would try for minutes."""
+        _ray()
+        host, colon, port = (self.address or "").rpartition(":")
+        if not colon or "://" in host:
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise RunError(f"no Ray cluster at {self.address}: {reason.lower()}") from None
 
     def make(self, load: Load, items: Iterable[Item], folder: Place, enter: making.Enter) -> None:
         """Have actors make items; `enter` gets the entries of each block that is done. `load` goes to them by pickle.
@@ -63,6 +78,7 @@ class Fleet:
     def _make(self, load: Load, items: Iterable[Item], folder: Place, enter: making.Enter) -> None:
         import ray.data
 
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         blocks = [*_put(items, self.block)]
