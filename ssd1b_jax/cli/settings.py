@@ -147,8 +147,8 @@ def fast_file(model: str) -> dict[str, str]:
 
     if own := own_fast_file(model):
         return own
-    if found := presets.few_steps(read_manifest(model).config):
-        return {FAST: found}
+    if file := presets.few_steps(read_manifest(model).config):
+        return {FAST: file}
     raise RequestError(f"fast has no few-step LoRA for {model}: give one by --lora, with --scheduler lcm --exact-steps")
 
 

@@ -92,12 +92,12 @@ def _inline(text: str, resolve: Resolve) -> str:
 
     plain = "".join(keep(f"<code>{html.escape(part)}</code>") if i % 2 else part for i, part in enumerate(parts))
     plain = html.escape(plain, quote=False)
-    plain = _IMAGE.sub(lambda found: keep(_image(found[1], found[2], resolve)), plain)
-    plain = _LINK.sub(lambda found: _link(found[1], found[2], resolve, keep), plain)
+    plain = _IMAGE.sub(lambda match: keep(_image(match[1], match[2], resolve)), plain)
+    plain = _LINK.sub(lambda match: _link(match[1], match[2], resolve, keep), plain)
     for pattern, written in _INLINE:
         plain = pattern.sub(written, plain)
     while "\0" in plain:
-        plain = re.sub(r"\0(\d+)\0", lambda found: kept[int(found[1])], plain)
+        plain = re.sub(r"\0(\d+)\0", lambda match: kept[int(match[1])], plain)
     return plain
 
 
