@@ -245,7 +245,7 @@ def test_geglu_of_halves_is_that_of_the_whole():
 @pytest.mark.parametrize("platform, products, barriers", [("tpu", 2, 1), ("cpu", 1, 0)])
 def test_the_platform_chooses_what_is_fused(platform, products, barriers):
     def both(x, kernel, bias):
-        return kernels.geglu(kernels.settled(x), kernel, bias)
+        return kernels.geglu(kernels.barrier(x), kernel, bias)
 
     shapes = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((8, 16), (16, 64), (64,))]
     text = jax.jit(both).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()

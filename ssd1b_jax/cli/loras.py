@@ -34,7 +34,7 @@ def fast_file(model: str) -> dict[str, str]:
     Raises RequestError where there is neither, HubError where it can't be fetched.
     """
     from ssd1b_jax import presets
-    from ssd1b_jax.checkpoints.model_folder import read_manifest
+    from ssd1b_jax.checkpoints.model_json import read_manifest
     from ssd1b_jax.request import FAST
 
     if own := own_fast_file(model):
@@ -46,7 +46,7 @@ def fast_file(model: str) -> dict[str, str]:
 
 def own_fast_file(model: str) -> dict[str, str]:
     """The few-step LoRA in the model's folder, by its name, if there is one."""
-    from ssd1b_jax.checkpoints.model_folder import FEW_STEPS, read_manifest
+    from ssd1b_jax.checkpoints.model_json import FEW_STEPS, read_manifest
     from ssd1b_jax.request import FAST
 
     file = read_manifest(model).folder / FEW_STEPS

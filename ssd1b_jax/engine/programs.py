@@ -65,16 +65,16 @@ class Programs:
 
     def hold(self, program: Program, guided: Collection[bool]) -> list[Future[Callable]]:
         """All that a program runs. It stays as long as the list does, however many others are compiled."""
-        held = [self._get(name, program) for name in self._names(program, guided)]
-        for compiled in held:
+        futures = [self._get(name, program) for name in self._names(program, guided)]
+        for compiled in futures:
             compiled.result()
-        return held
+        return futures
 
     def is_there(self, program: Program, guided: Collection[bool]) -> bool:
         """Whether all that a program runs is compiled."""
         with self._lock:
-            found = [self._alive.get(_key(name, program)) for name in self._names(program, guided)]
-        return all(compiled is not None and compiled.done() for compiled in found)
+            futures = [self._alive.get(_key(name, program)) for name in self._names(program, guided)]
+        return all(compiled is not None and compiled.done() for compiled in futures)
 
     def compile(self, program: Program, guided: Collection[bool]) -> Iterator[str]:
         """Compile what a program runs; `guided` says which kinds of calls there are. Yields each name after it."""

@@ -6,7 +6,7 @@
 | 3x3 of a doubled image    | Winograd of doubles  | plain                   | plain           | plain   |
 | attention                 | as caches hold       | flash, where it is long | cuDNN (16 bits) | bounded |
 | GEGLU                     | one product          | two products            | one             | one     |
-| before a group norm       | -                    | `settled`               | -               | -       |
+| before a group norm       | -                    | `barrier`               | -               | -       |
 
 A convolution's algorithm is chosen once, when weights are placed: it needs them prepacked (`models.params`).
 Attention is chosen when a program is lowered for its platform. So one trace serves a CPU, a TPU and a
@@ -114,7 +114,7 @@ def geglu(
     return jax.lax.platform_dependent(x, kernel, bias, tpu=fusions.geglu_of_halves, default=fusions.geglu_of_whole)
 
 
-def settled(x: Array) -> Array:
+def barrier(x: Array) -> Array:
     """`x` itself. On TPUs it is computed and laid out before the operations that follow.
 
     XLA:TPU splits the images of a small batch to convolve them. Without this barrier it keeps them split

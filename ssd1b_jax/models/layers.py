@@ -146,7 +146,7 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch *space channels"]) -> Float[Array, "batch *space channels"]:
         dtype, space = x.dtype, tuple(range(1, x.ndim - 1))
-        x = kernels.settled(x).astype(jnp.float32)
+        x = kernels.barrier(x).astype(jnp.float32)
         x = x - self._group_mean(x.mean(space, keepdims=True))
         variance = self._group_mean(jnp.square(x).mean(space, keepdims=True))
         x = x * (jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]

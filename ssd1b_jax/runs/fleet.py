@@ -92,7 +92,7 @@ class Fleet:
             max_concurrent_calls_per_actor=CALLS,
             enable_true_multi_threading=True,
         )
-        made = ray.data.from_arrow_refs(blocks).map_batches(
+        results = ray.data.from_arrow_refs(blocks).map_batches(
             Worker,
             batch_size=None,
             compute=how,
@@ -101,7 +101,7 @@ class Fleet:
             num_gpus=resources.pop("GPU", 0),
             resources=resources,
         )
-        for rows in made.iter_batches(batch_size=None, prefetch_batches=0):
+        for rows in results.iter_batches(batch_size=None, prefetch_batches=0):
             for entries, error in zip(rows["entries"], rows["error"], strict=True):
                 if error:
                     raise pickle.loads(error)
@@ -178,7 +178,7 @@ class Worker:
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, list[bytes]]:
         """Rows of a block each, to the entries of each, or the error that ends the run; both by pickle."""
-        made: dict[str, list[bytes]] = dict(entries=[], error=[])
+        results: dict[str, list[bytes]] = dict(entries=[], error=[])
         for block, items in zip(rows["block"], rows["items"], strict=True):
             entries, failure = [], b""
             try:
@@ -187,9 +187,9 @@ class Worker:
                 entries = make_block(self._pipe, block, pickle.loads(items), self._folder)
             except Error as error:
                 failure = pickle.dumps(error)
-            made["entries"].append(pickle.dumps(entries))
-            made["error"].append(failure)
-        return made
+            results["entries"].append(pickle.dumps(entries))
+            results["error"].append(failure)
+        return results
 
 
 def make_block(pipe: Any, block: str, items: Iterable[Item], folder: Place) -> list[Entry]:

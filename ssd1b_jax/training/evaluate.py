@@ -250,14 +250,14 @@ def few_steps(trial: Trial) -> dict[str, float]:
         for thing in others
     ]
     for name, settings in (("default steps", {}), ("fast", dict(fast=True))):
-        made = trial.from_noise((trial.ask(thing, white) for thing in trial.chosen), **settings)
-        figures |= trial.identity(made, trial.chosen, name)
-        figures[f"{name}: background"] = np.mean([trial.judge.background(pixels) == white for pixels in made])
-        made = trial.make(
+        outputs = trial.from_noise((trial.ask(thing, white) for thing in trial.chosen), **settings)
+        figures |= trial.identity(outputs, trial.chosen, name)
+        figures[f"{name}: background"] = np.mean([trial.judge.background(pixels) == white for pixels in outputs])
+        outputs = trial.make(
             dict(image=image, prompt=trial.ask(thing, white), strength=0.8, seed=thing) | settings
             for image, thing in zip(drawn, trial.chosen, strict=True)
         )
-        figures |= trial.identity(made, trial.chosen, f"{name}, from a drawing at strength 0.8")
+        figures |= trial.identity(outputs, trial.chosen, f"{name}, from a drawing at strength 0.8")
     return figures
 
 
