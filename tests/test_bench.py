@@ -42,7 +42,7 @@ def test_a_matrix_product_takes_time():
     "wrong",
     [
         ["unett"],
-        ["unet", "--size", "60"],
+        ["unet", "--size", "61"],
         ["unet", "--reps", "0"],
         ["queue", "--width", "0"],
         ["batch", "--model", "ssd_1b"],
