@@ -162,7 +162,7 @@ def test_bad_input_is_told_before_a_model_is_loaded(capsys, no_model, here, argu
     [
         (["--strength", "1.5"], "strength must be in (0, 1], got 1.5"),
         (["--steps", "0"], "num_inference_steps must be a whole number from 1 to 1000, got 0"),
-        (["--width", "33"], "width must be a multiple of 8, got 33: try 32 or 40"),
+        (["--width", "33"], "width must be a multiple of 2, got 33: try 32 or 34"),
         (["--seed", "-2"], "seed must be a whole number from 0 to 2**64 - 1, got -2"),
         (["--scheduler", "best"], "scheduler must be one of euler, "),
         (["--num-images", "0"], "num_images must be a whole number from 1, got 0"),

@@ -14,22 +14,30 @@ from ssd1b_jax import kernels
 def repeated(call: Callable, name: str | None = None) -> Callable:
     """A `__call__` that is traced and lowered once for all modules of the same structure and shapes.
 
-    The result must follow from the positional arguments and the parameters, which must not change.
+    The result must follow from the positional arguments and the parameters, which must not change. Arguments that are
+    tuples of whole numbers are sizes: each of them has a trace of its own, as shapes have.
     `name`, by default the class's, is the function's name in programs.
     """
 
-    def traced(graphdef, plain, params, *arguments):
+    def traced(graphdef, plain, sizes, params, *arrays):
+        arguments = (array if size is None else size for array, size in zip(arrays, sizes, strict=True))
         return call(nnx.merge(graphdef, params), *arguments)
 
     traced.__name__ = name or call.__qualname__.partition(".")[0]
-    traced = jax.jit(traced, static_argnums=(0, 1))
+    traced = jax.jit(traced, static_argnums=(0, 1, 2))
 
     @functools.wraps(call)
     def shared(module, *arguments):
         graphdef, params = nnx.split(module)
-        return traced(graphdef, kernels.is_plain(), params, *arguments)
+        sizes = tuple(argument if _is_size(argument) else None for argument in arguments)
+        arrays = (argument if size is None else None for argument, size in zip(arguments, sizes, strict=True))
+        return traced(graphdef, kernels.is_plain(), sizes, params, *arrays)
 
     return shared
+
+
+def _is_size(argument) -> bool:
+    return isinstance(argument, tuple) and all(isinstance(side, int) for side in argument)
 
 
 @contextmanager
