@@ -830,7 +830,7 @@ def test_a_plan_of_a_run(capsys, monkeypatch):
     def make_plan(*_, size, **__):
         """One call of a second at 64 pixels, four at 128."""
         cost = Cost(flops=1e12 * size[0] ** 2 / 64**2)
-        programs = [plan.Program(title="a program", cost=cost, weights=0, idle=0)] * 3
+        programs = [plan.PlannedProgram(title="a program", cost=cost, weights=0, idle=0)] * 3
         about = dict(devices=4, device_kind="chip", per_device=1, dtype="bfloat16", quick=True)
         return plan.Plan(programs=tuple(programs), chip=Chip(1e12, 1e12, 10**9), width=64, height=64, **about)
 
