@@ -36,6 +36,13 @@ def add(commands) -> None:
     add("-o", "--output", required=True, metavar="OUT", help="the folder of pictures; also s3://…, gs://…, az://…")
     add("--prompt", metavar="PROMPT", help=SETTINGS["prompt"].words)
     add("--image", metavar="IMAGE", help=SETTINGS["image"].words)
+    add(
+        "--wildcards",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="prompts have choices, {a|b}, and wildcards, __name__, of the files in FOLDER; a picture's seed chooses",
+    )
     add("--dry-run", action="store_true", help="check every line, and say what the run will take; nothing is written")
     add("--no-time", action="store_true", help="with --dry-run: make no pictures to measure the speed by")
     add(
@@ -151,8 +158,15 @@ def _defaults(arguments: argparse.Namespace, config) -> Any:
         request=request,
         count=SETTINGS["num_images"].check(arguments.num_images),
         output=settings.output(arguments, named=True),
+        templates=_templates(arguments.wildcards),
         loras=frozenset(loras.lora_files(arguments) | loras.own_fast_file(arguments.model)),
     )
+
+
+def _templates(folder: str | None):
+    from ssd1b_jax.runs.templates import Templates
+
+    return None if folder is None else Templates(Path(folder) if folder else None)
 
 
 def _check_sharing(arguments: argparse.Namespace, shard) -> None:

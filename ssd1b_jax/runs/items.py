@@ -14,6 +14,7 @@ from ssd1b_jax.request import DRAWN, SEEDS, Request, repeat
 from ssd1b_jax.runs import names
 from ssd1b_jax.runs.bucket import is_url
 from ssd1b_jax.runs.manifest import Line
+from ssd1b_jax.runs.templates import Templates
 from ssd1b_jax.settings import SETTINGS
 
 REQUEST = tuple(row.name for row in settings.of("request"))
@@ -36,7 +37,7 @@ class Item:
 class Defaults:
     """What a line does not say: settings of requests, how many pictures it makes, how they are written.
 
-    `loras` are the names of those that are loaded.
+    `loras` are the names of those that are loaded. With `templates` prompts have choices and wildcards.
     """
 
     config: ModelConfig
@@ -44,6 +45,7 @@ class Defaults:
     count: int = 1
     output: Output = field(default_factory=Output)
     loras: frozenset[str] = frozenset()
+    templates: Templates | None = None
 
     def names(self, line: Line) -> list[str]:
         """The files of a line's pictures, which `names.check` may refuse. Raises RequestError or ImageError."""
@@ -69,6 +71,8 @@ class Defaults:
         if missing := request.loras.keys() - self.loras:
             raise RequestError(f"no LoRA is named {min(missing)!r}: give its file with --lora")
         for name, each in zip(listed, requests, strict=True):
+            if self.templates:
+                each = self.templates.expand(each).resolve(self.config)
             output.check_name(name, each.width, each.height)
             yield Item(
                 line=line.number, where=line.where, id=line.values.get("id"), name=name, request=each, output=output

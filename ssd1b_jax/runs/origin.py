@@ -21,11 +21,12 @@ Origin = dict[str, Any]
 
 def describe(manifest: Manifest, defaults: Defaults, model: Mapping[str, Any], loras: Mapping[str, str]) -> Origin:
     """All that the pictures of a run depend on but the devices. `loras` are digests of files by their names."""
+    wildcards = dict(wildcards=defaults.templates.sha256) if defaults.templates else {}
     output = {name: getattr(defaults.output, name) for name in OUTPUT if name != "overwrite"}
     return dict(
         format=FORMAT,
         manifest=dict(name=manifest.path.name, sha256=manifest.sha256),
-        settings=settings.plain({**defaults.request, "num_images": defaults.count}),
+        settings=settings.plain({**defaults.request, "num_images": defaults.count, **wildcards}),
         output=output,
         model=dict(model),
         loras=dict(loras),
