@@ -17,7 +17,11 @@ NOTATIONS = {
 }
 _LORA = re.compile(r"<lora:([^:<>]{1,200})(?::([-+]?[0-9.]{1,10}))?(?::[^<>]{0,20})?>")
 _PATTERNS = {name: re.compile(pattern) for name, pattern in NOTATIONS.items()}
-REMEDIES = {"a LoRA's tag": ": give the file as a LoRA"}
+REMEDIES = {
+    "a LoRA's tag": ": give the file as a LoRA",
+    "a wildcard": ": runs choose by --wildcards",
+    "a choice": ": runs choose by --wildcards",
+}
 
 
 def notes(name: str, prompt: str) -> list[str]:
