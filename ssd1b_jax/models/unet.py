@@ -209,7 +209,9 @@ class UpBlock(Level):
     def __call__(self, x: Latents, skips: list[Array], time_embedding: TimeEmbedding, prompt: KeyValues) -> Array:
         for layer in self.layers(time_embedding, prompt):
             x = layer(jnp.concatenate([x, skips.pop()], axis=-1))
-        return x if self.upsampler is None else self.upsampler(x, skips[-1].shape[1:3])
+        if self.upsampler is None:
+            return x
+        return self.upsampler(x, skips[-1].shape[1:3] if skips else None)  # the skip that it meets above
 
 
 class UNet(nnx.Module):
