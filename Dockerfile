@@ -7,6 +7,7 @@ WORKDIR /source
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY ssd1b_jax ssd1b_jax
 COPY convert convert
+COPY docs docs
 RUN python -m venv /opt/ssd1b && \
     /opt/ssd1b/bin/pip install --no-cache-dir -c constraints.txt ".[serve${EXTRA:+,$EXTRA}]"
 

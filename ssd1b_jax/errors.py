@@ -137,3 +137,8 @@ class ContenderError(Error, RuntimeError):
     def __init__(self, message: str, exit_code: int = FAILED):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its name where it has none."""
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -203,7 +203,7 @@ class Request:
             num_inference_steps=FAST_STEPS if self.num_inference_steps is None else self.num_inference_steps,
             exact_steps=True,
             guidance_scale=1.0 if self.guidance_scale is None else self.guidance_scale,
-            loras={FAST: 1.0} | dict(self.loras),
+            loras={FAST: 1.0} | settings.SETTINGS["loras"].check(self.loras),
         )
 
     def table(self, config: ModelConfig) -> Table:

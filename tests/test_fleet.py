@@ -173,8 +173,12 @@ def test_what_ends_a_run_comes_back_from_a_worker():
             yield 0, next(fail(DeviceError("it burns")) for _ in requests)
 
     items = [item for line in runs.read(listing(1)).lines() for item in runs.Defaults(config=emoji()).items(line)]
-    worker = fleet.Worker(Broken, "out", ".")
-    [error] = worker(dict(block=["b0"], items=[pickle.dumps(items)]))["error"]
+    block = dict(block=["b0"], items=[pickle.dumps(items)])
+    [error] = fleet.Worker(Broken, "out", ".")(block)["error"]
+    assert str(pickle.loads(error)).startswith("a worker sees no run in out: give a folder that all hosts share")
+    Path("out").mkdir(exist_ok=True)
+    Path("out/run.json").write_text("{}")
+    [error] = fleet.Worker(Broken, "out", ".")(block)["error"]
     assert isinstance(pickle.loads(error), DeviceError)
 
 

@@ -411,7 +411,7 @@ def test_what_is_made_again_never_replaces_what_it_was_made_from(capsys, result,
 
 @pytest.mark.slow
 def test_every_setting_is_made_again(capsys, pipe, here):
-    """None of them at its default, and the mask not of the image's size."""
+    """None of them at its default, and the mask not of the image's size; `fast` stands for some of them."""
     mask = np.random.default_rng(1).integers(0, 2, (9, 5, 1), np.uint8)
     images.save(255 * mask.repeat(3, axis=-1), "mask.png")
     settings = dict(
@@ -424,7 +424,7 @@ def test_every_setting_is_made_again(capsys, pipe, here):
         negative_crops_coords_top_left=(0, 3),
     )  # fmt: skip
     for field in dataclasses.fields(Request):
-        assert field.name in {*settings, "image", "loras"} and settings.get(field.name, "set") != field.default
+        assert field.name in {*settings, "image", "loras", "fast"} and settings.get(field.name, "set") != field.default
     made = pipe(image="in.png", **settings)
     made.save("a.png")
     note = "note: torch's noise reads 32 bits of a seed: 1099511627777 is 1 to it\n"

@@ -21,6 +21,11 @@ SIZE = tiny.SIZE
 MASK = np.tri(SIZE, dtype=np.uint8) * 255  # below the diagonal is remade
 
 
+def notes(info: dict) -> list[str]:
+    """Those of an answer, but that four steps spaced leading are few."""
+    return [note for note in info["notes"] if "spaced leading" not in note]
+
+
 @pytest.fixture(scope="module")
 def pipe(tiny_model, tmp_path_factory):
     return styled(tiny_model, tmp_path_factory.mktemp("loras"))
@@ -70,7 +75,7 @@ def test_a1111_makes_batches_and_says_how(web_ui):
     info = answer.info
     assert len(answer.images) == 4 and answer.images[0].size == (512, 512)
     assert info["all_seeds"] == [5, 6, 7, 8] and info["sampler_name"] == "Euler a" and info["width"] == 512
-    assert "Steps: 4" in info["infotexts"][0] and info["notes"] == ["made at 32x32 and brought to 512x512"]
+    assert "Steps: 4" in info["infotexts"][0] and notes(info) == ["made at 32x32 and brought to 512x512"]
     assert answer.parameters["prompt"] == "apple" and answer.parameters["init_images"] is None
 
 
@@ -159,7 +164,7 @@ def test_txt2img_is_text_to_image(web_ui, pipe):
     for seed, image in zip((5, 6), answer.images, strict=True):
         assert np.array_equal(np.asarray(image), alone(pipe, **expected, seed=seed))
     assert "init_images" not in answer.parameters and answer.parameters["prompt"] == "apple"
-    noted = web_ui.txt2img(**common, enable_hr=True, tiling=True).info["notes"]
+    noted = notes(web_ui.txt2img(**common, enable_hr=True, tiling=True).info)
     assert noted == ["enable_hr has no effect here", "tiling has no effect here"]
 
 
@@ -171,7 +176,7 @@ def test_override_settings_are_settings(web_ui, raw, pipe):
     assert made["request"]["clip_skip"] == 1 and Image.open(io.BytesIO(decoded(answer["images"][0]))).format == "JPEG"
     overrides = dict(sd_model_checkpoint="other", eta_noise_seed_delta=31337, randn_source="NV")
     info = web_ui.txt2img(**body, override_settings=overrides).info
-    assert info["notes"] == [
+    assert notes(info) == [
         "override_settings: the model here is tiny, whatever sd_model_checkpoint says",
         "override_settings: eta_noise_seed_delta has no effect here",
     ]
@@ -200,7 +205,7 @@ def test_full_res_makes_the_part_round_the_mask(web_ui, pipe):
     part = WIDE.copy()
     part[box] = images.resize(alone(pipe, **settings), 32, 32, "stretch")
     assert np.array_equal(made, masks.blend(WIDE, part, masks.soften(SPOT > 0, 3)))
-    assert answer.info["notes"] == ["the part of 32x32 pixels at 89,24 was made at 32x32 and put back"]
+    assert notes(answer.info) == ["the part of 32x32 pixels at 89,24 was made at 32x32 and put back"]
     assert (answer.info["width"], answer.info["height"]) == (160, 96)
 
 
@@ -215,7 +220,7 @@ def test_full_res_follows_the_mask_to_the_edge_and_inverted(web_ui):
     with pytest.raises(RuntimeError, match="inpaint_full_res_padding must be from 0 to 4096"):
         web_ui.img2img(**common, mask_image=Image.fromarray(SPOT), inpaint_full_res=True, inpaint_full_res_padding=-1)
     black = web_ui.img2img(**common, mask_image=Image.fromarray(SPOT * 0), inpaint_full_res=True)
-    assert black.image.size == (SIZE, SIZE) and "nothing was remade" in black.info["notes"][0]
+    assert black.image.size == (SIZE, SIZE) and "nothing was remade" in notes(black.info)[0]
 
 
 # Enlarging

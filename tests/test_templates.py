@@ -19,6 +19,7 @@ def here(tmp_path, monkeypatch):
     (folder / "food").mkdir(parents=True)
     (folder / "color.txt").write_text("red\nblue\n")
     (folder / "food" / "fruit.txt").write_text("apple\npear  # the second\n")
+    (folder / "again.txt").write_text("a __again__\n")
     return folder
 
 
@@ -37,15 +38,18 @@ def test_a_seed_chooses(here):
 
 
 def test_weights_and_other_notations_stay(here):
-    kept = "a (red:1.3) cat, [a:b:.5], <lora:x:0.8>"
-    assert Templates(here).expand(request(kept, 1)).prompt == kept
+    for kept in ("a (red:1.3) cat, [a:b:.5], <lora:x:0.8>", "logo #1,  50% gray"):
+        assert Templates(here).expand(request(kept, 1)).prompt == kept
 
 
 @pytest.mark.parametrize(
     ("prompt", "sentence"),
     [
-        ("a __nothing__", "prompt has a wildcard, __nothing__, that no file in .*words is of"),
+        ("a __nothing__", "prompt has a wildcard, __nothing__, but no file in .*words is of it"),
         ("a {cat|", "prompt is no template that dynamicprompts can read, 'a {cat|'"),
+        ("a {cat|dog} #1", "prompt has a #, which begins a comment in a template"),
+        ("{" * 600, "prompt is a template that is nested too deep, or a wildcard that holds itself"),
+        ("a __again__", "prompt is a template that is nested too deep, or a wildcard that holds itself"),
     ],
 )
 def test_what_is_wrong_is_told(here, prompt, sentence):
@@ -84,4 +88,4 @@ def test_the_command_checks_them(capsys, here):
     arguments = ("batch", "list.jsonl", "-o", "out", "--dry-run", "--no-time", "--wildcards")
     code, out, err = command(capsys, *arguments, here)
     assert code == 1 and "1 of them wrong" in out
-    assert err.startswith("line 2 (b): prompt has a wildcard, __x__, that no file in")
+    assert err.startswith("line 2 (b): prompt has a wildcard, __x__, but no file in")

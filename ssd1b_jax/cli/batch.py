@@ -36,12 +36,13 @@ def add(commands) -> None:
     add("-o", "--output", required=True, metavar="OUT", help="the folder of pictures; also s3://…, gs://…, az://…")
     add("--prompt", metavar="PROMPT", help=SETTINGS["prompt"].words)
     add("--image", metavar="IMAGE", help=SETTINGS["image"].words)
-    add(
+    add(  # its folder may be left out, so it stands after the manifest
         "--wildcards",
         nargs="?",
         const="",
         metavar="FOLDER",
-        help="prompts have choices, {a|b}, and wildcards, __name__, of the files in FOLDER; a picture's seed chooses",
+        help="prompts have choices, {a|b}, and wildcards, __name__, of the files in FOLDER; a picture's seed "
+        "chooses; give it after MANIFEST",
     )
     add("--dry-run", action="store_true", help="check every line, and say what the run will take; nothing is written")
     add("--no-time", action="store_true", help="with --dry-run: make no pictures to measure the speed by")
@@ -82,7 +83,8 @@ def _add_fleet(group) -> None:
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="make the pictures on a Ray cluster: by default that of RAY_ADDRESS, one that runs here, or a new one",
+        help="make the pictures on a Ray cluster: by default that of RAY_ADDRESS, one that runs here, or a new "
+        "one; give it after MANIFEST",
     )
     group.add_argument(
         "--ray-workers",
@@ -205,7 +207,7 @@ def _digests(arguments: argparse.Namespace) -> dict[str, str]:
     from ssd1b_jax.checkpoints import lora_file
 
     digests = {}
-    for name, file in loras.lora_files(arguments).items():
+    for name, file in (loras.own_fast_file(arguments.model) | loras.lora_files(arguments)).items():
         with lora_file.find(file).open("rb") as opened:
             digests[name] = hashlib.file_digest(opened, "sha256").hexdigest()
     return digests

@@ -60,7 +60,8 @@ def by_name(places: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, tuple[str, re.Match | None]] = {}
     for place in places:
-        hub_id = None if Path(place).exists() else HUB_ID.fullmatch(place)
+        # What begins with a folder that is here is a file that is not.
+        hub_id = None if Path(place).exists() or Path(Path(place).parts[0]).is_dir() else HUB_ID.fullmatch(place)
         name = Path(hub_id[2]).stem if hub_id and hub_id[2] else hub_id[1].split("/")[1] if hub_id else Path(place).stem
         if name in found:
             raise RequestError(f"two LoRAs are named {name!r}: rename one of the files")

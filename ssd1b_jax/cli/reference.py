@@ -35,7 +35,7 @@ def _section(command: argparse.ArgumentParser) -> Iterator[str]:
     yield f"{_text(command.description)}\n"
     yield "| | |\n|---|---|"
     for action in options(command):
-        yield f"| `{_spelling(action)}` | {_text(action.help)} |"
+        yield f"| `{_text(_spelling(action))}` | {_text(action.help)} |"
     yield ""
     if command.epilog:
         yield f"{_text(command.epilog)}\n"
@@ -56,7 +56,8 @@ def _values(action: argparse.Action) -> str:
         return " ".join(action.metavar)
     if action.metavar is None and action.choices is not None:
         return "{" + ",".join(map(str, action.choices)) + "}"
-    return action.metavar or action.dest.upper()
+    value = action.metavar or action.dest.upper()
+    return f"[{value}]" if action.nargs == "?" and action.option_strings else value
 
 
 def _text(text: str | None) -> str:

@@ -11,6 +11,11 @@ from ssd1b_jax.errors import RequestError
 NAMES = ("options", "replicas", "resources", "fronts")
 
 
+class _Options(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise RequestError(f"options: {message}")
+
+
 def app(arguments: dict[str, Any]):
     """The application. `options` are those of `ssd1b serve`, in one text.
 
@@ -21,7 +26,7 @@ def app(arguments: dict[str, Any]):
 
     if unknown := arguments.keys() - set(NAMES):
         raise RequestError(f"arguments are {', '.join(NAMES)}, got {min(unknown)!r}")
-    parser = argparse.ArgumentParser(prog="options", exit_on_error=False, add_help=False)
+    parser = _Options(prog="options", add_help=False)
     serve.add_options(parser)
     given = parser.parse_args(shlex.split(arguments.get("options", "")))
     options = serve.options(given)

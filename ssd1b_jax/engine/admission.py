@@ -1,6 +1,5 @@
 """What may be said of a picture when it is submitted, beside its request."""
 
-from collections.abc import Hashable
 from typing import Any
 
 from ssd1b_jax.engine.scheduler import PRIORITIES
@@ -8,11 +7,13 @@ from ssd1b_jax.errors import RequestError
 
 
 def check(*, priority: Any, caller: Any, row: Any, width: int, **seconds: Any) -> None:
-    """Raises RequestError for an unknown priority or row, or a caller or seconds that are none."""
+    """Raises RequestError for an unknown priority, a row that no device has, and a caller or a time of a wrong kind."""
     if priority not in PRIORITIES:
         raise RequestError(f"priority must be one of {', '.join(PRIORITIES)}, got {priority!r}")
-    if not isinstance(caller, Hashable):
-        raise RequestError(f"caller must be hashable, for callers are told apart by it, got {caller!r}")
+    try:
+        hash(caller)
+    except TypeError:
+        raise RequestError(f"caller must be hashable, for callers are told apart by it, got {caller!r}") from None
     if row is not None and not 0 <= row < width:
         raise RequestError(f"row must be less than the {width} of a device, got {row}")
     for name, value in seconds.items():

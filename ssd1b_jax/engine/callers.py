@@ -13,7 +13,7 @@ from ssd1b_jax.engine.pictures import Pictures
 from ssd1b_jax.engine.queue import Queue
 from ssd1b_jax.engine.slots import Entry, look
 from ssd1b_jax.engine.ticket import Ticket
-from ssd1b_jax.errors import Error, RequestError
+from ssd1b_jax.errors import Error, RequestError, WeightsError
 from ssd1b_jax.request import Request
 from ssd1b_jax.result import Result
 
@@ -123,7 +123,7 @@ class Stream:
             ticket = self._queue.submit(
                 job, **about, pictures=self._pictures, index=index, watch=watch, done=self._done
             )
-        except RequestError as error:
+        except (RequestError, WeightsError) as error:  # a LoRA may be read only now
             failed.append((index, error))
             return
         self._tickets[index] = ticket

@@ -20,6 +20,7 @@ from ssd1b_jax.prompts import Chunks, notations, shorten
 from ssd1b_jax.prompts.known import KnownWords
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
 from ssd1b_jax.request import PROMPTS, Request
+from ssd1b_jax.settings import SETTINGS
 
 LATE = 0.8  # of the trained timesteps; below, there is at most a third of the noise
 MAX_NOTE = 120  # characters of one that quotes a prompt
@@ -160,7 +161,8 @@ class Planner:
         texts = prompt or "", (prompt if prompt_2 is None else prompt_2) or ""
         notes += [shorten(note, MAX_NOTE) for text in dict.fromkeys(texts) for note in notations.notes(name, text)]
         if self.known_words:
-            notes += [note for note in self.known_words.notes(" ".join(texts)) if note not in notes]
+            unknown = (shorten(note, MAX_NOTE) for note in self.known_words.notes(" ".join(texts)))
+            notes += [note for note in unknown if note not in notes]
         first, second = (
             prompts.encode(tokenizer, text, weighted=weighted)
             for tokenizer, text in zip(self.tokenizers, texts, strict=True)
@@ -180,7 +182,11 @@ def _with_tagged(request: Request, loras: Collection[str]) -> Request:
         if isinstance(text := getattr(request, name), str):
             texts[name], tagged = notations.take_loras(text, loras)
             scales |= tagged
-    return dataclasses.replace(request, **texts, loras={**request.loras, **scales}) if scales else request
+    return (
+        dataclasses.replace(request, **texts, loras=SETTINGS["loras"].check(request.loras) | scales)
+        if scales
+        else request
+    )
 
 
 def _late_start(request: Request, config: ModelConfig) -> list[str]:
@@ -188,10 +194,10 @@ def _late_start(request: Request, config: ModelConfig) -> list[str]:
     total, steps = config.schedule.num_train_timesteps, request.num_inference_steps
     full = dataclasses.replace(request, strength=1.0, exact_steps=False).table(config)
     first = full.timesteps[0]
-    if first >= LATE * total:
+    if request.strength < 1 or first >= LATE * total:
         return []
     return [
-        f"{steps} steps spaced {request.timestep_spacing} begin at timestep {first:.0f} of {total}, "
+        f"{steps} step{'s' * (steps > 1)} spaced {request.timestep_spacing} begin at timestep {first:.0f} of {total}, "
         "far from all noise: timestep_spacing trailing begins there"
     ]
 

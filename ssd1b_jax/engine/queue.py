@@ -25,7 +25,7 @@ from ssd1b_jax.engine.scheduler import Scheduler
 from ssd1b_jax.engine.slots import Entry, look
 from ssd1b_jax.engine.ticket import Ticket
 from ssd1b_jax.engine.ticks import Ticks
-from ssd1b_jax.errors import CancelledError, DeadlineError, DeviceError, RequestError
+from ssd1b_jax.errors import CancelledError, DeadlineError, DeviceError, RequestError, first_line
 from ssd1b_jax.result import Result
 
 ORDER_SECONDS = 0.5  # at most, between looks at how the order has aged
@@ -242,7 +242,7 @@ class Queue:
         """A device failed: make its pictures from their requests once more; those that fail again have failed."""
         for entry in self.ticks.clear():
             if entry.is_retried:
-                self._fail(entry, DeviceError(f"the device failed twice: {str(error).splitlines()[0]}"))
+                self._fail(entry, DeviceError(f"the device failed twice: {first_line(error)}"))
             else:
                 entry.restart()
                 entry.is_retried = True

@@ -13,7 +13,7 @@ from ssd1b_jax.engine.jobs import Job, Program
 from ssd1b_jax.engine.programs import Programs
 from ssd1b_jax.engine.slots import Entry
 from ssd1b_jax.engine.worker import Worker
-from ssd1b_jax.errors import DeviceError
+from ssd1b_jax.errors import DeviceError, first_line
 
 READ_AHEAD = 2  # times what the devices take at once
 THREADS = ("ssd1b-compiler", "ssd1b-reader")
@@ -87,11 +87,12 @@ class Reading:
         except Exception as error:
             if isinstance(error, jax.errors.JaxRuntimeError):
                 size = f"{needed.program.width} x {needed.program.height}"
-                error = DeviceError(f"the programs of {size} pictures can't be compiled: {str(error).splitlines()[0]}")
+                error = DeviceError(f"the programs of {size} pictures can't be compiled: {first_line(error)}")
             for entry in self._waiting(needed):
                 self._fail(entry, error)
-        self._is_compiling = False
-        self._tell()
+        finally:
+            self._is_compiling = False
+            self._tell()
 
     def _waiting(self, needed: Needed) -> list[Entry]:
         return [

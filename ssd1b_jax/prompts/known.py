@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd1b_jax.errors import ModelError
+from ssd1b_jax.prompts.syntax import shorten
 
 FILE = "words.json"
 NAMED = 3  # words of a prompt in one note
 SMALL = frozenset("a an and at by for from in is it of on the to with".split())  # nobody asks for these
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_OWN = re.compile(r"\bBREAK\b|<\w+:[^<>]*>")  # of our prompts: no words
+LONG = 30  # characters of a word that are shown
 _ALIKE = 0.8  # of difflib's ratio, to be offered
 
 
@@ -42,10 +45,11 @@ class KnownWords:
 
     def notes(self, prompt: str) -> list[str]:
         """At most one sentence, about the words of a prompt that the model does not know."""
-        unknown = [word for word in dict.fromkeys(_WORD.findall(prompt.lower())) if not self._knows(word)]
+        plain = _OWN.sub(" ", prompt).lower()
+        unknown = [word for word in dict.fromkeys(_WORD.findall(plain)) if not self._knows(word)]
         if not unknown:
             return []
-        named = ", ".join(f"{word!r}{self._hint(word)}" for word in unknown[:NAMED])
+        named = ", ".join(f"{shorten(word, LONG)!r}{self._hint(word)}" for word in unknown[:NAMED])
         more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
         return [f"{self.model} does not know {named}{more}: `ssd1b info` lists its words"]
 

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import Any
 
 from ssd1b_jax.errors import Error, RequestError, RunError
-from ssd1b_jax.runs import journal, making
+from ssd1b_jax.runs import journal, making, origin
 from ssd1b_jax.runs.items import Item
 from ssd1b_jax.runs.journal import CLAIMS, Entry
 from ssd1b_jax.runs.place import Place, place
@@ -135,7 +135,10 @@ def plan(
             raise RunError("the Ray cluster has no host with TPUs, GPUs or cores yet: give --ray-resources")
         resources = {kind: float(min(node[kind] for node in there if node.get(kind)))}
     fitting = sum(all(node.get(name, 0) >= amount for name, amount in resources.items()) for node in there)
-    return {**resources}, workers or (max(fitting, 1), max(fitting, 1))
+    if not fitting and workers is None:
+        asked = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
+        raise RunError(f"no host of the Ray cluster has {asked}: give other --ray-resources, or --ray-workers to wait")
+    return {**resources}, workers or (fitting, fitting)
 
 
 def parse_workers(text: str) -> tuple[int, int | None]:
@@ -145,7 +148,7 @@ def parse_workers(text: str) -> tuple[int, int | None]:
         numbers = int(least), (int(most) if most else None) if colon else int(least)
     except ValueError:
         numbers = 0, 0
-    if not 1 <= numbers[0] <= (numbers[1] or (math.inf if colon else 0)):
+    if not 1 <= numbers[0] <= (math.inf if numbers[1] is None else numbers[1]):
         raise RequestError(f"ray-workers must be N or MIN:MAX from 1, got {text!r}")
     return numbers
 
@@ -172,6 +175,10 @@ class Worker:
         try:
             self._pipe = load()
             self._folder = place(root)
+            if self._folder.read(origin.NAME) is None:
+                raise RunError(
+                    f"a worker sees no run in {root}: give a folder that all hosts share, or an object store"
+                )
             self._folder.prepare(is_alone=False)
         except Error as error:  # a block's answer tells it: Ray would start a worker that fails here again and again
             self._failure = error

@@ -21,7 +21,7 @@ Origin = dict[str, Any]
 
 def describe(manifest: Manifest, defaults: Defaults, model: Mapping[str, Any], loras: Mapping[str, str]) -> Origin:
     """All that the pictures of a run depend on but the devices. `loras` are digests of files by their names."""
-    wildcards = dict(wildcards=defaults.templates.sha256) if defaults.templates else {}
+    wildcards = dict(wildcards=f"{defaults.templates.sha256} {version('dynamicprompts')}") if defaults.templates else {}
     output = {name: getattr(defaults.output, name) for name in OUTPUT if name != "overwrite"}
     return dict(
         format=FORMAT,

@@ -14,6 +14,7 @@ from pathlib import Path
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.request import PROMPTS, Request
 
+_NOTATION = re.compile(r"[{}]|__[\w*/-]+?__")  # what makes a prompt a template
 _WILDCARD = re.compile(r"__[\w*/-]+?__")
 
 
@@ -46,15 +47,25 @@ class Templates:
         return dataclasses.replace(request, **{name: self._expand(name, texts[name], request.seed) for name in texts})
 
     def _expand(self, name: str, template: str, seed: int) -> str:
+        if not _NOTATION.search(template):
+            return template
+        if "#" in template:
+            raise RequestError(f"{name} has a #, which begins a comment in a template: write another character")
+
         from dynamicprompts.generators import RandomPromptGenerator
         from pyparsing import ParseBaseException
 
         try:
             [text] = RandomPromptGenerator(self._wildcards, seed=seed).generate(template, 1)
-        except (ParseBaseException, ValueError) as error:
+        except RecursionError:
+            raise RequestError(
+                f"{name} is a template that is nested too deep, or a wildcard that holds itself"
+            ) from None
+        except (ParseBaseException, ValueError, KeyError) as error:
             raise RequestError(f"{name} is no template that dynamicprompts can read, {template!r}: {error}") from None
         if missing := _WILDCARD.search(text):
-            raise RequestError(f"{name} has a wildcard, {missing[0]}, that no file in {self.folder} is of")
+            place = "there is no folder of wildcards" if self.folder is None else f"no file in {self.folder} is of it"
+            raise RequestError(f"{name} has a wildcard, {missing[0]}, but {place}")
         return re.sub(r"\s+", " ", text).strip()
 
     @cached_property

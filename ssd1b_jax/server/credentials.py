@@ -20,7 +20,8 @@ from ssd1b_jax.request import Request
 ALGORITHMS = (b"es256", b"es384", b"es512", b"ps256", b"ed25519")
 PROGRAM = {"name": "ssd1b_jax", "version": __version__}
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-SETTINGS = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"verify_after_sign": False}}
+NO_NETWORK = {"verify_after_sign": False, "remote_manifest_fetch": False}  # whatever address a caller's picture has
+SETTINGS = {"builder": {"thumbnail": {"enabled": False}}, "verify": NO_NETWORK}
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ async def first(request: HTTPRequest) -> Response:
 
 
 async def show(request: HTTPRequest) -> Response:
+    if not request.path_params["path"]:
+        return RedirectResponse(FIRST)
     file = files().get(request.path_params["path"])
     if file is None:
         raise HTTPException(404, "there is no such document: see /docs")

@@ -9,7 +9,7 @@ from ssd1b_jax.errors import RequestError
 from ssd1b_jax.images.metadata import PARAMETERS
 from ssd1b_jax.prompts.notations import take_loras
 from ssd1b_jax.records import KEY, SOURCES, a1111
-from ssd1b_jax.request import SEEDS
+from ssd1b_jax.request import FAST, FAST_SCHEDULER, FAST_STEPS, SEEDS
 from ssd1b_jax.server import schema
 from ssd1b_jax.server.pictures import File, check_input, naming
 from ssd1b_jax.server.service import Service
@@ -63,7 +63,17 @@ def _usable(service: Service, written: Mapping[str, Any]) -> tuple[dict[str, Any
             continue
         kept[name] = str(checked) if name in SEEDS else checked
     notes += _without_foreign_size(service, kept) + _without_foreign_loras(service, kept)
-    return kept, notes
+    return _as_fast(kept), notes
+
+
+def _as_fast(kept: dict[str, Any]) -> dict[str, Any]:
+    """The settings that `fast` stands for, by that name: where it was asked for, it is what comes back."""
+    loras = dict(kept.get("loras", {}))
+    if kept.get("scheduler") != FAST_SCHEDULER or loras.pop(FAST, None) != 1:
+        return kept
+    stands_for = dict(scheduler=FAST_SCHEDULER, exact_steps=True, num_inference_steps=FAST_STEPS, guidance_scale=1.0)
+    others = {name: value for name, value in kept.items() if stands_for.get(name) != value and name != "loras"}
+    return others | dict(fast=True) | (dict(loras=loras) if loras else {})
 
 
 def _without_foreign_size(service: Service, kept: dict[str, Any]) -> list[str]:

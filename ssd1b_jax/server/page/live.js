@@ -74,6 +74,7 @@ export class Live {
     const { signal } = (this.#computed = new AbortController());
     const settings = this.#quick();
     this.#state = this.#now();
+    this.#changed = null; // by the seed that was drawn
     const files = await this.board.files();
     const sent = await body({ ...settings, ...light(settings) }, files);
     performance.measure("live.send", { start: began });
@@ -105,7 +106,7 @@ export class Live {
     if (settings.get("seed") === null) settings.set("seed", drawSeed(), { moving: true });
     const { num_images: _, upscale: __, ...asked } = settings.asked();
     const [width, height] = [settings.get("width"), settings.get("height")];
-    return { prompt: settings.get("prompt") ?? "", ...asked, width, height, ...(isQuick(settings) ? {} : quick(this.server)) };
+    return { prompt: settings.get("prompt") ?? "", ...asked, width, height, ...(isQuick(settings) ? {} : quick(this.server, asked)) };
   }
 
   /** Live pictures are light files; what is kept is made once more, with its record. */

@@ -69,9 +69,9 @@ async function wait(parts) {
   stage.status(t("loading"));
   for (;;) {
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
-    const server = await api.settings().catch(() => null);
-    if (server?.state !== "ready") continue;
-    parts.server = server;
+    const known = await api.settings().catch(() => null);
+    if (known?.state !== "ready") continue;
+    const server = Object.assign(parts.server, known); // which the live mode has too
     settings.learn(server.schema);
     panel.build(server);
     describe(server, settings, board);
