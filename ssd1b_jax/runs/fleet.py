@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from ssd1b_jax.errors import Error, RequestError, RunError
+from ssd1b_jax.errors import DeviceError, Error, RequestError, RunError, first_line
 from ssd1b_jax.runs import journal, making, origin
 from ssd1b_jax.runs.items import Item
 from ssd1b_jax.runs.journal import CLAIMS, Entry
@@ -68,10 +68,12 @@ class Fleet:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(self.address, logging_level="ERROR", log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise RunError(f"no Ray cluster at {self.address or 'this machine'}: {_first_line(error)}") from None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise RunError(f"no Ray cluster at {self.address or 'this machine'}: {first_line(error)}") from None
         try:
             self._make(load, items, folder, enter)
+        except ray.exceptions.RayError as error:
+            raise DeviceError(f"the Ray cluster failed: {first_line(error)}") from error
         finally:
             ray.shutdown()
 
@@ -229,7 +231,3 @@ def _ray() -> Any:
     except ImportError:
         raise RunError("a fleet needs Ray: run pip install 'ssd1b_jax[ray]'") from None
     return ray
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].lower()

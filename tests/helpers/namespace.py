@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
 
 def run(command: str, timeout: float, ray: str = RAY) -> subprocess.CompletedProcess:
     """Run a shell's command beside a Ray of two cores, which asks for a token."""
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temporary:  # sockets: a short path
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temporary:  # sockets
         about = dict(
             RAY_TMPDIR=temporary,
             RAY_AUTH_MODE="token",
