@@ -168,6 +168,7 @@ def test_the_second_prompt_is_the_first_unless_given(tiny_pipe):
         (dict(num_inference_steps=2, timestep_spacing="trailing"), None),
         (dict(num_inference_steps=2, scheduler="dpmpp_2s"), None),
         (dict(num_inference_steps=30, strength=0.05), None),
+        (dict(num_inference_steps=2, strength=0.5, exact_steps=True), None),
     ],
     ids=str,
 )
@@ -175,9 +176,8 @@ def test_steps_that_begin_far_from_noise_are_told(tiny_pipe, settings, first):
     """Those of the full run, whatever part of it a strength runs."""
     job = tiny_pipe._planner.plan(Request(image=picture(), prompt="", **dict(strength=1.0) | settings))
     steps = settings["num_inference_steps"]
-    told = (
-        f"{steps} steps spaced leading begin at timestep {first} of 1000, far from all noise: timestep_spacing trailing"
-    )
+    words = "1 step spaced leading begins" if steps == 1 else f"{steps} steps spaced leading begin"
+    told = f"{words} at timestep {first} of 1000, far from all noise: timestep_spacing trailing"
     assert [note.startswith(told) for note in job.notes] == ([] if first is None else [True])
 
 

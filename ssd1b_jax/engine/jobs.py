@@ -194,12 +194,12 @@ def _late_start(request: Request, config: ModelConfig) -> list[str]:
     total, steps = config.schedule.num_train_timesteps, request.num_inference_steps
     full = dataclasses.replace(request, strength=1.0, exact_steps=False).table(config)
     first = full.timesteps[0]
-    if request.strength < 1 or first >= LATE * total:
+    is_shorter = request.exact_steps and request.strength < 1  # which runs other timesteps
+    if is_shorter or first >= LATE * total:
         return []
-    return [
-        f"{steps} step{'s' * (steps > 1)} spaced {request.timestep_spacing} begin at timestep {first:.0f} of {total}, "
-        "far from all noise: timestep_spacing trailing begins there"
-    ]
+    spaced = f"spaced {request.timestep_spacing}"
+    words = f"1 step {spaced} begins" if steps == 1 else f"{steps} steps {spaced} begin"
+    return [f"{words} at timestep {first:.0f} of {total}, far from all noise: timestep_spacing trailing begins there"]
 
 
 def _spans(request: Request, table: samplers.Table) -> tuple[Span, ...]:
