@@ -10,7 +10,7 @@ from typing import NamedTuple
 from convert.diffusers_folder import STEMS, candidates, read_index
 from ssd1b_jax.checkpoints.lora_file import FILES
 from ssd1b_jax.checkpoints.model_folder import TOKENIZER_FILES, TOKENIZERS
-from ssd1b_jax.errors import HubError
+from ssd1b_jax.errors import HubError, first_line
 
 MARKS = ["model_index.json", "README.md"]  # small files, of models and of LoRAs
 CONFIGS = (
@@ -140,7 +140,7 @@ def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
     except Exception as error:  # of the connection, of many libraries
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise Unreachable(
             f"{place} can't be fetched ({reason}): try again, or give a folder or a file that is on this machine"
         ) from error

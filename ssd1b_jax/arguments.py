@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from ssd1b_jax.errors import BAD_INPUT, DEVICE, DISK, DONE, INTERRUPTED, Error
+from ssd1b_jax.errors import BAD_INPUT, DEVICE, DISK, DONE, INTERRUPTED, Error, first_line
 from ssd1b_jax.settings import SETTINGS, meant, nearest
 
 HUNG_UP = 141  # the code that a shell gives a program whose reader has gone
@@ -41,7 +41,7 @@ def run(command: Callable[[], int | None]) -> int:
             place = f"{error.filename}: " if error.filename else ""
             return _fail(f"{place}the disk refuses: {os.strerror(error.errno).lower()}", DISK)
         if _is_device_failure(error):
-            return _fail(f"the device failed: {str(error).splitlines()[0]}", DEVICE)
+            return _fail(f"the device failed: {first_line(error)}", DEVICE)
         traceback.print_exc()
         return DEVICE
 

@@ -141,4 +141,4 @@ class ContenderError(Error, RuntimeError):
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its name where it has none."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,7 @@ import jax
 from ssd1b_jax import records
 from ssd1b_jax.checkpoints import lora
 from ssd1b_jax.checkpoints.model_folder import TOKENIZERS, Model, load_model, verify
-from ssd1b_jax.checkpoints.model_json import FEW_STEPS, Manifest, check_dtype
+from ssd1b_jax.checkpoints.model_json import Manifest, check_dtype
 from ssd1b_jax.engine import programs, width
 from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.callers import OnProgress, Outcome, Progress, Stream, failure
@@ -69,7 +69,7 @@ class Pipeline:
         platform = self.devices.platform
         params = self.devices.replicate(model.prepacked(platform))
         self._adapters = Adapters(self.config, params, platform)
-        if (few_steps := model.folder / FEW_STEPS).is_file():
+        if (few_steps := manifest.few_steps) is not None:
             self._adapters.offer(FAST, few_steps)
         self._planner.loras = self._adapters.files
         self.runner = Runner(programs.shared(self.config, dtypes, self.devices), self._adapters)

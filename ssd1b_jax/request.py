@@ -23,7 +23,9 @@ SIDES = ("width", "height")
 SEEDS = ("seed", "variation_seed")
 DRAWN = -1  # as a seed, what None is: other programs write it so
 # A model's few-step LoRA by its name, and the sampler and the steps that it is distilled for.
-FAST, FAST_SCHEDULER, FAST_STEPS = "fast", "lcm", 4
+FAST = "fast"  # the name of a model's few-step LoRA
+FEW_STEPS = dict(scheduler="lcm", num_inference_steps=4, exact_steps=True, guidance_scale=1.0)  # what it is made for
+_OWN = ("num_inference_steps", "guidance_scale")  # of these, what a request may say otherwise
 TORCH_SEED = 2**32 - 1  # the bits of a seed that torch reads
 _SIZES = ("original_size", "crops_coords_top_left", "target_size")
 _NEEDS_GUIDANCE = (
@@ -194,15 +196,13 @@ class Request:
 
     def _in_few_steps(self) -> "Request":
         """The settings of latent consistency (Luo et al., 2310.04378), where nothing else was asked for."""
-        if self.scheduler not in (default("scheduler"), FAST_SCHEDULER):
-            raise RequestError(f"scheduler must be {FAST_SCHEDULER} with fast, got {self.scheduler!r}: leave one out")
+        sampler = FEW_STEPS["scheduler"]
+        if self.scheduler not in (default("scheduler"), sampler):
+            raise RequestError(f"scheduler must be {sampler} with fast, got {self.scheduler!r}: leave one out")
         return dataclasses.replace(
             self,
             fast=False,
-            scheduler=FAST_SCHEDULER,
-            num_inference_steps=FAST_STEPS if self.num_inference_steps is None else self.num_inference_steps,
-            exact_steps=True,
-            guidance_scale=1.0 if self.guidance_scale is None else self.guidance_scale,
+            **FEW_STEPS | {name: value for name in _OWN if (value := getattr(self, name)) is not None},
             loras={FAST: 1.0} | settings.SETTINGS["loras"].check(self.loras),
         )
 

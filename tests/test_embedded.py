@@ -11,31 +11,9 @@ from ssd1b_jax import Pipeline, Request, presets
 from ssd1b_jax.checkpoints.model_folder import load_model, verify
 from ssd1b_jax.checkpoints.model_json import EMBEDDED
 from ssd1b_jax.training import doodles, evaluate
+from ssd1b_jax.training.shipped import BACKGROUNDS
+from ssd1b_jax.training.shipped import NAMES as THINGS
 from ssd1b_jax.training.things import with_article
-
-# The world that it was trained on; `ssd1b_jax.training.things` has its successor's.
-THINGS = """smiling face; face with sunglasses; skull; ghost; alien; robot; pumpkin; dog; cat; lion; pig; cow; rabbit;
-    panda; koala; frog; monkey; fox; unicorn; mouse; penguin; owl; duck; turtle; snail; butterfly; bee; ladybug;
-    octopus; crab; fish; whale; rose; sunflower; tulip; cactus; fir tree; tree; palm tree; clover; mushroom; red apple;
-    green apple; banana; strawberry; watermelon; bunch of grapes; pineapple; lemon; pair of cherries; carrot; avocado;
-    slice of pizza; hamburger; birthday cake; doughnut; bowl of ice cream; house; castle; tent; car; bus; rocket;
-    airplane; sailboat; locomotive; sun; crescent moon; star; cloud; rainbow; snowman; umbrella; fire; red heart;
-    balloon; gift; soccer ball; basketball; guitar; key; light bulb; alarm clock; crown; top hat; bell; camera; diamond;
-    anchor; trophy; teddy bear; christmas tree"""
-THINGS = [thing.strip() for thing in THINGS.split(";")]
-BACKGROUNDS = dict(
-    red=(221, 46, 68),
-    orange=(244, 144, 30),
-    yellow=(253, 218, 72),
-    green=(72, 168, 82),
-    blue=(46, 108, 214),
-    purple=(132, 70, 184),
-    pink=(247, 164, 196),
-    brown=(134, 88, 54),
-    black=(28, 28, 32),
-    gray=(146, 150, 156),
-    white=(250, 250, 250),
-)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from ssd1b_jax.settings import DTYPES, nearest
 
 FORMAT = 1
 EMBEDDED = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji"}
-FEW_STEPS = "fast.safetensors"  # a LoRA for few steps that a folder may hold beside its parts
+FEW_STEPS = "fast.safetensors"
 AGAIN = "copy or convert the model again"
 
 
@@ -33,6 +33,12 @@ class Manifest:
     licence: str
     files: dict[str, dict[str, Any]]
     sha256: str
+
+    @property
+    def few_steps(self) -> Path | None:
+        """The LoRA for few steps that the folder holds beside its parts, if it does."""
+        file = self.folder / FEW_STEPS
+        return file if file.is_file() else None
 
 
 def check_dtype(dtype: str, kind: type[ValueError] = ModelError) -> None:

@@ -37,20 +37,21 @@ def fast_file(model: str) -> dict[str, str]:
     from ssd1b_jax.checkpoints.model_json import read_manifest
     from ssd1b_jax.request import FAST
 
-    if own := own_fast_file(model):
-        return own
-    if found := presets.few_steps(read_manifest(model).config):
+    manifest = read_manifest(model)
+    if manifest.few_steps is not None:
+        return {FAST: str(manifest.few_steps)}
+    if found := presets.few_steps(manifest.config):
         return {FAST: _fetched(found, None)}
     raise RequestError(f"fast has no few-step LoRA for {model}: give one by --lora, with --scheduler lcm --exact-steps")
 
 
 def own_fast_file(model: str) -> dict[str, str]:
     """The few-step LoRA in the model's folder, by its name, if there is one."""
-    from ssd1b_jax.checkpoints.model_json import FEW_STEPS, read_manifest
+    from ssd1b_jax.checkpoints.model_json import read_manifest
     from ssd1b_jax.request import FAST
 
-    file = read_manifest(model).folder / FEW_STEPS
-    return {FAST: str(file)} if file.is_file() else {}
+    file = read_manifest(model).few_steps
+    return {} if file is None else {FAST: str(file)}
 
 
 def by_name(places: Iterable[str]) -> dict[str, str]:

@@ -35,7 +35,6 @@ class Lowerable(NamedTuple):
     function: Callable
     mapped: Callable
     arguments: tuple
-    donate: str | None
 
     @property
     def per_device(self) -> tuple:
@@ -108,20 +107,24 @@ class Programs:
         return compiled
 
     def _compile(self, name: str, program: Program) -> Callable:
-        stage = self.lowerable(name, program)
-        params, *batches = stage.arguments
+        function, donate = self._stage(name)
+        params, *batches = self._arguments(name, program)
         leaves, tree = jax.tree.flatten(params)
-        mapped = self.devices.map(_flat(stage.function, tree), donate=stage.donate)
+        mapped = self.devices.map(_flat(function, tree), donate=donate)
         compiled = mapped.lower(tuple(leaves), *batches).compile()
         self.devices.forget(mapped)
         return compiled
 
     def lowerable(self, name: str, program: Program) -> Lowerable:
         """A stage to be lowered: from shapes alone, so that it need not run where it is compiled."""
-        function = stages.put if name.startswith("put") else getattr(self.stages, name)
-        donate = "state" if name.startswith("advance") else None
+        function, donate = self._stage(name)
         mapped = self.devices.map(_fresh(function), donate=donate)
-        return Lowerable(name, function, mapped, self._arguments(name, program), donate)
+        return Lowerable(name, function, mapped, self._arguments(name, program))
+
+    def _stage(self, name: str) -> tuple[Callable, str | None]:
+        """A stage, and the name of the argument whose memory its results may take."""
+        function = stages.put if name.startswith("put") else getattr(self.stages, name)
+        return function, "state" if name.startswith("advance") else None
 
     def _arguments(self, name: str, program: Program) -> tuple:
         params = self._params()

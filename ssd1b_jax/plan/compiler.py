@@ -16,7 +16,7 @@ import jax
 import platformdirs
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from ssd1b_jax.errors import PlanError
+from ssd1b_jax.errors import PlanError, first_line
 
 Say = Callable[[str], None]
 
@@ -91,7 +91,7 @@ def find_devices(topology: str) -> list[jax.Device]:
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise PlanError(
             f"topology must be cpu or a TPU's name and shape, such as v5e:1x1, v5e:2x4, v6e:1x1 or v5p:2x2x1, "
             f"got {topology!r} ({reason})"
@@ -128,7 +128,7 @@ def _ask(lowered: jax.stages.Lowered) -> Cost:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Cost(refused=str(error).splitlines()[0])
+        return Cost(refused=first_line(error))
     memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
     seconds = analysis.get("optimal_seconds", 0.0)
     return Cost(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ssd1b_jax.errors import ImageError, RunError, SaveError
+from ssd1b_jax.errors import ImageError, RunError, SaveError, first_line
 
 SCHEMES = ("s3", "gs", "az", "memory", "file")
 
@@ -189,4 +189,4 @@ class Bucket:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0].lower()
+    return first_line(error).lower()

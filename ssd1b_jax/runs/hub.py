@@ -2,7 +2,7 @@
 
 import re
 
-from ssd1b_jax.errors import ImageError
+from ssd1b_jax.errors import ImageError, first_line
 
 SCHEME = "hf"
 KINDS = {"datasets/": "dataset", "spaces/": "space", "": "model"}
@@ -26,5 +26,5 @@ def read_picture(url: str) -> bytes:
         with open(huggingface_hub.hf_hub_download(repo, name, **where), "rb") as file:
             return file.read()
     except Exception as error:  # of the connection, of many libraries
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise ImageError(f"{url}: cannot be read: {reason}") from None

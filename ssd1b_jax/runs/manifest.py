@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd1b_jax import files, openai_batch
-from ssd1b_jax.errors import Error, RequestError, RunError
+from ssd1b_jax.errors import Error, RequestError, RunError, first_line
 from ssd1b_jax.runs import columns, openai
 
 MAX_LINE = 256 << 20  # bytes; an OpenAI line may have pictures in base64
@@ -173,7 +173,7 @@ def _parquet(path: Path, ignored: Collection[str]) -> Callable[[], Iterator[Line
             names = file.schema_arrow.names
         meanings = columns.columns(names, ignored)
     except (ArrowException, OSError, RequestError) as error:
-        raise RunError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise RunError(f"{path}: {first_line(error)}") from None
     return partial(_parquet_rows, path, meanings)
 
 

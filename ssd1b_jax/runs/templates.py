@@ -14,7 +14,6 @@ from pathlib import Path
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.request import PROMPTS, Request
 
-_NOTATION = re.compile(r"[{}]|__[\w*/-]+?__")  # what makes a prompt a template
 _WILDCARD = re.compile(r"__[\w*/-]+?__")
 
 
@@ -47,7 +46,7 @@ class Templates:
         return dataclasses.replace(request, **{name: self._expand(name, texts[name], request.seed) for name in texts})
 
     def _expand(self, name: str, template: str, seed: int) -> str:
-        if not _NOTATION.search(template):
+        if not (_WILDCARD.search(template) or {"{", "}"} & {*template}):
             return template
         if "#" in template:
             raise RequestError(f"{name} has a #, which begins a comment in a template: write another character")

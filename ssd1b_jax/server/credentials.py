@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ssd1b_jax import __version__, images
-from ssd1b_jax.errors import ImageError, RequestError
+from ssd1b_jax.errors import ImageError, RequestError, first_line
 from ssd1b_jax.records.label import FROM_PICTURE, SOURCE_TYPE
 from ssd1b_jax.request import Request
 
@@ -88,7 +88,7 @@ def read(certificate: str | Path, key: str | Path) -> Credentials:
             credentials.sign(pixel, "image/png", Request(prompt="", image=None))
             return credentials
         except (ImageError, c2pa.C2paError) as error:
-            reasons.append(str(error).splitlines()[0])
+            reasons.append(first_line(error))
     raise RequestError(f"sign: {certificate} and {key} can't sign pictures: {reasons[0]}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from starlette.requests import Request as HTTPRequest
 
-from ssd1b_jax.errors import CancelledError, DeviceError, Error
+from ssd1b_jax.errors import CancelledError, DeviceError, Error, first_line
 from ssd1b_jax.result import Result
 from ssd1b_jax.server import ids
 from ssd1b_jax.server.bodies import Gone
@@ -145,5 +145,5 @@ def _bare(error: Error) -> Error:
 
 def _readable(error: Exception) -> Error:
     if type(error).__name__ == "JaxRuntimeError":  # JAX is not imported here
-        return DeviceError(f"the device failed: {str(error).splitlines()[0]}")
+        return DeviceError(f"the device failed: {first_line(error)}")
     return Crash("the server has failed: its log tells why")

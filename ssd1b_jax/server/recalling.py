@@ -9,7 +9,7 @@ from ssd1b_jax.errors import RequestError
 from ssd1b_jax.images.metadata import PARAMETERS
 from ssd1b_jax.prompts.notations import take_loras
 from ssd1b_jax.records import KEY, SOURCES, a1111
-from ssd1b_jax.request import FAST, FAST_SCHEDULER, FAST_STEPS, SEEDS
+from ssd1b_jax.request import FAST, FEW_STEPS, SEEDS
 from ssd1b_jax.server import schema
 from ssd1b_jax.server.pictures import File, check_input, naming
 from ssd1b_jax.server.service import Service
@@ -69,10 +69,9 @@ def _usable(service: Service, written: Mapping[str, Any]) -> tuple[dict[str, Any
 def _as_fast(kept: dict[str, Any]) -> dict[str, Any]:
     """The settings that `fast` stands for, by that name: where it was asked for, it is what comes back."""
     loras = dict(kept.get("loras", {}))
-    if kept.get("scheduler") != FAST_SCHEDULER or loras.pop(FAST, None) != 1:
+    if kept.get("scheduler") != FEW_STEPS["scheduler"] or loras.pop(FAST, None) != 1:
         return kept
-    stands_for = dict(scheduler=FAST_SCHEDULER, exact_steps=True, num_inference_steps=FAST_STEPS, guidance_scale=1.0)
-    others = {name: value for name, value in kept.items() if stands_for.get(name) != value and name != "loras"}
+    others = {name: value for name, value in kept.items() if FEW_STEPS.get(name) != value and name != "loras"}
     return others | dict(fast=True) | (dict(loras=loras) if loras else {})
 
 

@@ -21,6 +21,7 @@ from ssd1b_jax.arguments import Parser, run
 from ssd1b_jax.checkpoints import model_folder
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
 from ssd1b_jax.errors import TrainingError
+from ssd1b_jax.prompts import known
 from ssd1b_jax.training import (
     artwork,
     autoencoder,
@@ -83,17 +84,18 @@ class Workspace:
 
 def make_data(work: Workspace, arguments) -> None:
     artwork.fetch(work / "npm")
-    known = words.known_words(work.artwork)
-    (work / "words.json").write_text(json.dumps({"words": known}, ensure_ascii=False, indent=0) + "\n", "utf-8")
-    (work / "shipped").mkdir(exist_ok=True)
-    (work / "shipped" / "words.json").write_text(
-        json.dumps(shipped.known_words(work.artwork), ensure_ascii=False, indent=0) + "\n", "utf-8"
-    )
+    _write_words(work.folder, {"words": words.known_words(work.artwork)})
+    _write_words(work / "shipped", shipped.known_words(work.artwork))
     text = emoji_128().text_encoder
     spoken = 3 * words.phrases(work.artwork) + list(work.artwork.emoji)  # the names of all emoji, to read others well
     vocabulary.save(work.folder, spoken, size=text.vocab_size, length=text.max_position_embeddings)
     if not (work / "sprites.npy").exists():
         artwork.render_sprites(work.artwork, work.folder)
+
+
+def _write_words(folder: Path, listed: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / known.FILE).write_text(json.dumps(listed, ensure_ascii=False, indent=0) + "\n", "utf-8")
 
 
 def train_vae(work: Workspace, arguments) -> None:
@@ -136,7 +138,7 @@ def export(work: Workspace, arguments) -> None:
         source="trained from scratch by python -m ssd1b_jax.training",
         licence="Apache-2.0",
     )
-    (arguments.target / "words.json").write_bytes((work / "words.json").read_bytes())
+    (arguments.target / known.FILE).write_bytes((work / known.FILE).read_bytes())
 
 
 def distil(work: Workspace, arguments) -> None:
