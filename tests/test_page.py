@@ -290,6 +290,28 @@ def test_live_follows_the_hand(visit, tiny_pipe):
     assert "metadata" not in kept and kept["image"] in [body["image"] for body in live]
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_live_waits_for_a_busy_server_and_goes_on_with_the_newest_state(visit, status):
+    """As long as Retry-After says; who turns live off in the wait is not asked for."""
+    page, asked, seconds = visit.page, [], 2
+    page.on("request", lambda request: request.url.endswith("/pictures") and asked.append(time.monotonic()))
+    busy = dict(status=status, headers={"retry-after": str(seconds)}, json=dict(error=dict(message="the queue is full")))
+    page.route("**/pictures", lambda route: route.fulfill(**busy), times=2)
+    page.check("#live")
+    page.wait_for_selector(f"#status:has-text('on in {seconds} s')")
+    page.uncheck("#live")
+    page.wait_for_timeout(1000 * seconds + 200)
+    assert len(asked) == 1
+    page.check("#live")
+    page.wait_for_selector(f"#status:has-text('on in {seconds} s')")
+    for value in ("0.4", "0.5"):
+        page.locator("#basics [data-setting=strength] [type=range]").fill(value)
+    page.wait_for_selector("#status:has-text('a second')")
+    assert asked[2] - asked[1] > seconds - 0.1 and [body["strength"] for body in visit.sent] == [0.8, 0.8, 0.5]
+    assert page.locator("#error").is_hidden()
+    visit.faults[:] = [line for line in visit.faults if str(status) not in line]  # the browser tells of each
+
+
 # What comes back
 
 

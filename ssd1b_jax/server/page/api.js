@@ -4,12 +4,13 @@ import { recalled, remember } from "./remember.js";
 
 const KEPT = "ssd1b.key";
 
-/** What the server refused: its sentence, and the field that it names. */
+/** What the server refused: its sentence, the field that it names, and the seconds after which to ask again, or 0. */
 export class Refused extends Error {
-  constructor(sentence, field = null, status = 0) {
+  constructor(sentence, field = null, status = 0, wait = 0) {
     super(sentence);
     this.field = field;
     this.status = status;
+    this.wait = wait;
   }
 }
 
@@ -25,7 +26,8 @@ async function ask(path, options = {}) {
   const answer = await fetch(path, { ...options, headers });
   if (answer.ok) return answer;
   const { error } = await answer.json().catch(() => ({ error: null }));
-  throw new Refused(error?.message ?? answer.statusText, error?.field ?? null, answer.status);
+  const wait = Number(answer.headers.get("retry-after")) || 0;
+  throw new Refused(error?.message ?? answer.statusText, error?.field ?? null, answer.status, wait);
 }
 
 async function json(path, options) {

@@ -1,7 +1,8 @@
 // Live: the picture is remade while someone draws or moves a slider.
 //
 // One picture is computed at a time, and always of the newest state. While a hand moves, the one that is computed is
-// finished first, so that something is seen; when the hand rests, it is given up for the state that stays.
+// finished first, so that something is seen; when the hand rests, it is given up for the state that stays. A server that
+// is busy is asked again after the seconds that it names, for what is newest then.
 
 import * as api from "./api.js";
 import { $ } from "./dom.js";
@@ -17,6 +18,7 @@ export class Live {
   #changed = null; // when the oldest change came that is on no picture yet
   #computed = null; // what gives up the picture that is computed
   #isBusy = false;
+  #goOn = null; // what ends the wait for a busy server
   #state = null; // that is computed or shown
   #times = [];
 
@@ -43,6 +45,7 @@ export class Live {
   #stop() {
     this.#changed = null;
     this.#computed?.abort();
+    this.#goOn?.();
   }
 
   #change(isMoving) {
@@ -63,10 +66,21 @@ export class Live {
       } catch (error) {
         this.#state = null;
         if (error.name === "AbortError") this.#changed &&= since;
+        else if (error.wait && this.isOn) await this.#wait(error.wait, since);
         else this.panel.refuse(error instanceof api.Refused ? error : new api.Refused(t("offline")));
       }
     }
     this.#isBusy = false;
+  }
+
+  async #wait(wait, since) {
+    this.#changed ??= since;
+    this.panel.refuse(null);
+    this.stage.status(t("live.wait", { seconds: number(wait, 0) }), { isQuiet: true });
+    await new Promise((resolve) => {
+      this.#goOn = resolve;
+      setTimeout(resolve, 1000 * wait);
+    });
   }
 
   async #make(since) {

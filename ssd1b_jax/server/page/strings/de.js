@@ -43,6 +43,7 @@ export default {
   "live": "Live",
   "live.help": "Erneuert das Bild, während du zeichnest oder einen Regler bewegst, in {steps} Schritten",
   "live.rate": "{seconds} s, {rate} pro Sekunde",
+  "live.wait": "Der Server ist beschäftigt: weiter in {seconds} s",
   "live.keep": "Behalten",
   "ideas": "Ideen",
 

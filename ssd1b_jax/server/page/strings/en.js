@@ -43,6 +43,7 @@ export default {
   "live": "Live",
   "live.help": "Remakes the picture while you draw or move a slider, in {steps} steps",
   "live.rate": "{seconds} s, {rate} a second",
+  "live.wait": "The server is busy: on in {seconds} s",
   "live.keep": "Keep",
   "ideas": "Ideas",
 
