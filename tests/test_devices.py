@@ -1,12 +1,14 @@
 """Devices that can't be used are told in one sentence, with what to do."""
 
 import os
+import pickle
 from types import SimpleNamespace
 
 import jax
 import pytest
 
-from ssd1b_jax.cli import parser
+from ssd1b_jax import Pipeline
+from ssd1b_jax.cli import parser, serve, settings
 from ssd1b_jax.cli.settings import MEMORY_VARIABLE, OLD_MEMORY_VARIABLE
 from ssd1b_jax.engine import devices
 from ssd1b_jax.errors import DeviceError
@@ -67,3 +69,19 @@ def test_the_part_of_a_gpus_memory(monkeypatch, capsys, command):
         with pytest.raises(SystemExit):
             parser().parse_args([*command, "--memory-fraction", wrong])
         assert "--memory-fraction: must be above 0 and at most 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "load"),
+    [(["batch", "a.csv", "-o", "out", "--ray"], lambda given: settings.pipeline(given, [])), (["serve"], serve.load)],
+)
+def test_the_part_of_a_gpus_memory_reaches_the_workers_of_ray(monkeypatch, command, load):
+    """They get the arguments, and not the environment of the process that reads them."""
+    seen = []
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda *_, **__: seen.append(os.environ.get(MEMORY_VARIABLE)))
+    monkeypatch.setenv(MEMORY_VARIABLE, "0.8")
+    monkeypatch.setenv(OLD_MEMORY_VARIABLE, "0.9")
+    given = pickle.dumps(parser().parse_args([*command, "--memory-fraction", "0.5"]))
+    monkeypatch.delenv(MEMORY_VARIABLE)
+    load(pickle.loads(given))
+    assert seen == ["0.5"]

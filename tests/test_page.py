@@ -49,6 +49,12 @@ def address(**settings) -> str:
     return "#" + "&".join(f"{name}={value}" for name, value in settings.items())
 
 
+def with_fast(described: dict) -> dict:
+    """What a server says that has a few-step LoRA, or does not know it yet."""
+    described["schema"]["properties"]["fast"] = dict(type="boolean", default=False, title="fast", description="fast")
+    return described
+
+
 def photo(width: int = 60, height: int = 40, shade: int = 0) -> bytes:
     """A picture with a gradient from left to right, and another from top to bottom."""
     y, x = np.mgrid[0:height, 0:width]
@@ -290,6 +296,29 @@ def test_live_follows_the_hand(visit, tiny_pipe):
     assert "metadata" not in kept and kept["image"] in [body["image"] for body in live]
 
 
+def test_live_is_fast_only_where_nothing_was_chosen_that_fast_does_not_know(browser, server):
+    """With a server that has a few-step LoRA."""
+    visit = Visit(browser, f"{server.url}/")
+    with server.client() as client:
+        described = with_fast(client.get("/settings").json())
+    made = dict(body=photo(), headers={"content-type": "image/png", "x-seed-value": "7", "x-generation-time": "0.1"})
+    visit.page.route("**/settings", lambda route: route.fulfill(json=described))
+    visit.page.route("**/pictures", lambda route: route.fulfill(**made))
+    page = visit.open()
+    page.check("#live")
+    visit.until(lambda: visit.sent and visit.sent[-1].get("fast") is True and "scheduler" not in visit.sent[-1])
+    page.click("#more summary")
+    visit.set("guidance_scale", "2")
+    visit.until(lambda: "fast" not in visit.sent[-1])
+    assert visit.sent[-1]["guidance_scale"] == 2 and visit.sent[-1]["num_inference_steps"] == 4
+    page.click("#reset")
+    visit.until(lambda: visit.sent[-1].get("fast") is True)
+    page.select_option("#setting-scheduler", "heun")
+    visit.until(lambda: "fast" not in visit.sent[-1])
+    assert visit.faults == []
+    visit.close()
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_live_waits_for_a_busy_server_and_goes_on_with_the_newest_state(visit, status):
     """As long as Retry-After says; who turns live off in the wait is not asked for."""
@@ -523,9 +552,10 @@ def test_a_browser_that_blocks_storage_makes_pictures(browser, server):
 
 
 def test_a_server_that_loads_its_model_is_waited_for(browser, server):
+    """What it has when it is ready is what live goes by: before, it does not know whether it has a few-step LoRA."""
     visit = Visit(browser, f"{server.url}/")
     with server.client() as client:
-        described = client.get("/settings").json()
+        described = with_fast(client.get("/settings").json())
     described |= dict(state="starting", sizes=[])
     visit.page.route("**/settings", lambda route: route.fulfill(json=described), times=2)
     page = visit.open()
@@ -534,6 +564,9 @@ def test_a_server_that_loads_its_model_is_waited_for(browser, server):
     page.wait_for_selector("#generate:enabled")
     visit.generate()
     assert visit.pictures() == 1
+    page.check("#live")
+    page.wait_for_selector("#status:has-text('a second')")
+    assert "fast" not in visit.sent[-1] and visit.faults == []
     visit.close()
 
 

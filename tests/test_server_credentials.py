@@ -2,13 +2,15 @@
 
 import io
 import json
+import socket
+import threading
 
 import c2pa
 import pytest
 from helpers.certificates import write_chain
 from helpers.server import in_base64, pixels, png, running
 
-from ssd1b_jax import RequestError, images, records
+from ssd1b_jax import Request, RequestError, images, records
 from ssd1b_jax.server import credentials
 
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -67,6 +69,41 @@ def test_a_picture_from_text_has_no_parent(client, authority):
     state, told = manifest(file, "image/png", authority[1])
     assert state == "Trusted" and told.get("ingredients", []) == []
     assert actions(told)["c2pa.created"]["digitalSourceType"] == f"{SOURCE}trainedAlgorithmicMedia"
+
+
+def test_the_address_of_an_inputs_manifest_is_not_asked(authority, monkeypatch):
+    """Whoever sends a picture chooses that address; with fetching on, it is asked."""
+    signing = credentials.read(authority[0] / "chain.pem", authority[0] / "key.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        image = with_remote_manifest(signing, f"http://127.0.0.1:{listener.getsockname()[1]}/a.c2pa")
+        request = Request(prompt="apple", image=image)
+        listener.settimeout(0.5)
+        assert signing.sign(png(), "image/png", request)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+        monkeypatch.setitem(credentials.SETTINGS["verify"], "remote_manifest_fetch", True)
+        thread = threading.Thread(target=signing.sign, args=(png(), "image/png", request))
+        thread.start()
+        listener.settimeout(60)
+        asked, _ = listener.accept()
+        with asked:
+            assert asked.recv(99).startswith(b"GET /a.c2pa")
+            asked.sendall(b"HTTP/1.0 404 Not Found\r\n\r\n")
+        thread.join(60)
+
+
+def with_remote_manifest(signing: credentials.Credentials, url: str) -> bytes:
+    """A picture whose manifest is elsewhere, at an address that its file names."""
+    signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(signing.algorithm, signing.chain, signing.key, None))
+    manifest, signed = {"claim_generator_info": [credentials.PROGRAM], "assertions": []}, io.BytesIO()
+    settings = c2pa.Settings.from_dict({"verify": credentials.NO_NETWORK})
+    with c2pa.Context(settings) as context, c2pa.Builder(manifest, context) as builder:
+        builder.set_intent(c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.TRAINED_ALGORITHMIC_MEDIA)
+        builder.set_no_embed()
+        builder.set_remote_url(url)
+        builder.sign(signer, "image/png", io.BytesIO(png()), signed)
+    assert url.encode() in signed.getvalue()
+    return signed.getvalue()
 
 
 def test_a_changed_pixel_is_seen(client, authority):

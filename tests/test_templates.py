@@ -47,14 +47,17 @@ def test_weights_and_other_notations_stay(here):
     [
         ("a __nothing__", "prompt has a wildcard, __nothing__, but no file in .*words is of it"),
         ("a {cat|", "prompt is no template that dynamicprompts can read, 'a {cat|'"),
+        ("a ${x}", "prompt is no template that dynamicprompts can read, 'a .{x}': '?Variable x is not defined"),
+        ("{0::a|0::b}", "prompt is no template that dynamicprompts can read, .*: Total of weights"),
         ("a {cat|dog} #1", "prompt has a #, which begins a comment in a template"),
         ("{" * 600, "prompt is a template that is nested too deep, or a wildcard that holds itself"),
         ("a __again__", "prompt is a template that is nested too deep, or a wildcard that holds itself"),
     ],
 )
 def test_what_is_wrong_is_told(here, prompt, sentence):
-    with pytest.raises(RequestError, match=sentence):
+    with pytest.raises(RequestError, match=sentence) as told:
         Templates(here).expand(request(prompt, 1))
+    assert "\n" not in str(told.value)
 
 
 def test_what_is_missing_is_told(here, monkeypatch):

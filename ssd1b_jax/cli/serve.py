@@ -73,6 +73,7 @@ def load(arguments: argparse.Namespace):
     """The pipeline of a server."""
     from ssd1b_jax.pipeline import Pipeline  # imports JAX
 
+    settings.limit_memory(arguments)
     about = dict(dtype=arguments.dtype, per_device=arguments.per_device, loras=_loras(arguments))
     about |= dict(lora_partial=arguments.lora_partial)
     return Pipeline.from_pretrained(arguments.model, **about)

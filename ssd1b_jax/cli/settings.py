@@ -88,8 +88,16 @@ class _MemoryFraction(argparse.Action):
     def __call__(self, parser, namespace, value, option=None):
         if not 0 < value <= 1:
             parser.error(f"argument {option}: must be above 0 and at most 1, got {value:g}")
+        namespace.memory_fraction = value
+        limit_memory(namespace)
+
+
+def limit_memory(arguments: argparse.Namespace) -> None:
+    """Tell JAX the part of a GPU's memory that was asked for; a worker of Ray's has the arguments alone."""
+    fraction = getattr(arguments, "memory_fraction", None)
+    if fraction is not None:
         os.environ.pop(OLD_MEMORY_VARIABLE, None)  # JAX takes one of the two
-        os.environ[MEMORY_VARIABLE] = f"{value:g}"
+        os.environ[MEMORY_VARIABLE] = f"{fraction:g}"
 
 
 def add_memory(place: Any) -> None:
@@ -188,6 +196,7 @@ def pipeline(arguments: argparse.Namespace, requests):
     """The pipeline that is about to make these requests."""
     from ssd1b_jax.pipeline import Pipeline
 
+    limit_memory(arguments)
     options = dict(dtype=arguments.dtype, per_device=arguments.per_device, loras=lora_files(arguments))
     options |= dict(lora_partial=arguments.lora_partial)
     return Pipeline.from_pretrained(arguments.model, **options, requests=requests)
