@@ -51,6 +51,18 @@ def test_a_picture_notes_what_the_embedded_model_does_not_know():
     assert note.startswith("emoji does not know 'blurry'")
 
 
+def test_what_a_prompt_has_beside_words_is_none():
+    """BREAK is one where a prompt's weights are not read, and the parts of a word that a bracket cuts are two."""
+    plan = planner(read_manifest("emoji")).plan
+    prompt = "a (cat:1.2) BREAK [on] a blue background <lora:kitten:1>"
+    [note] = plan(Request(image=None, seed=1, prompt=prompt)).notes
+    assert "has a LoRA's tag" in note
+    [_, note] = plan(Request(image=None, seed=1, prompt=prompt, prompt_weights=False)).notes
+    assert note == "emoji does not know 'break': `ssd1b info` lists its words"
+    [note] = plan(Request(image=None, seed=1, prompt="a cat(pixel)")).notes
+    assert note.startswith("emoji does not know 'pixel'")
+
+
 def test_the_embedded_list_offers_what_it_knows(capsys):
     known = KnownWords.read(EMBEDDED["emoji"], "emoji")
     assert all(word in known.words for near in known.near.values() for word in near.split())

@@ -161,7 +161,8 @@ class Planner:
         texts = prompt or "", (prompt if prompt_2 is None else prompt_2) or ""
         notes += [shorten(note, MAX_NOTE) for text in dict.fromkeys(texts) for note in notations.notes(name, text)]
         if self.known_words:
-            unknown = (shorten(note, MAX_NOTE) for note in self.known_words.notes(" ".join(texts)))
+            plain = " ".join(prompts.plain(notations.without_tags(text), weighted=weighted) for text in texts)
+            unknown = (shorten(note, MAX_NOTE) for note in self.known_words.notes(plain))
             notes += [note for note in unknown if note not in notes]
         first, second = (
             prompts.encode(tokenizer, text, weighted=weighted)

@@ -18,7 +18,6 @@ FILE = "words.json"
 NAMED = 3  # words of a prompt in one note
 SMALL = frozenset("a an and at by for from in is it of on the to with".split())  # nobody asks for these
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_OWN = re.compile(r"\bBREAK\b|<\w+:[^<>]*>")  # of our prompts: no words
 LONG = 30  # characters of a word that are shown
 _ALIKE = 0.8  # of difflib's ratio, to be offered
 
@@ -43,10 +42,9 @@ class KnownWords:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ModelError(f"{file} is no list of words: copy the model again, or remove that file") from None
 
-    def notes(self, prompt: str) -> list[str]:
-        """At most one sentence, about the words of a prompt that the model does not know."""
-        plain = _OWN.sub(" ", prompt).lower()
-        unknown = [word for word in dict.fromkeys(_WORD.findall(plain)) if not self._knows(word)]
+    def notes(self, text: str) -> list[str]:
+        """At most one sentence, about the words of a prompt's plain text that the model does not know."""
+        unknown = [word for word in dict.fromkeys(_WORD.findall(text.lower())) if not self._knows(word)]
         if not unknown:
             return []
         named = ", ".join(f"{shorten(word, LONG)!r}{self._hint(word)}" for word in unknown[:NAMED])

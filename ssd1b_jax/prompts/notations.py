@@ -6,8 +6,9 @@ from collections.abc import Collection
 from ssd1b_jax.errors import RequestError
 
 # Every repeat is bounded, so that the time grows with the text's length alone.
+TAG = "a LoRA's tag"
 NOTATIONS = {
-    "a LoRA's tag": r"<(?:lora|lyco|hypernet):[^<>]{1,200}>",
+    TAG: r"<(?:lora|lyco|hypernet):[^<>]{1,200}>",
     "prompt editing": r"\[[^][|]{0,200}:[^][|]{0,200}:\s{0,9}[0-9.]{1,9}\s{0,9}\]",
     "alternation": r"\[[^][|]{0,200}\|[^][]{0,200}\]",
     "a composition": r"\bAND\b",
@@ -18,7 +19,7 @@ NOTATIONS = {
 _LORA = re.compile(r"<lora:([^:<>]{1,200})(?::([-+]?[0-9.]{1,10}))?(?::[^<>]{0,20})?>")
 _PATTERNS = {name: re.compile(pattern) for name, pattern in NOTATIONS.items()}
 REMEDIES = {
-    "a LoRA's tag": ": give the file as a LoRA",
+    TAG: ": give the file as a LoRA",
     "a wildcard": ": runs choose by --wildcards",
     "a choice": ": runs choose by --wildcards",
 }
@@ -33,6 +34,11 @@ def notes(name: str, prompt: str) -> list[str]:
             remedy = REMEDIES.get(notation, "")
             sentences.append(f"the {name} has {notation}, {match[0]!r}, which is taken as words{remedy}")
     return sentences
+
+
+def without_tags(prompt: str) -> str:
+    """The prompt without tags of LoRAs, known or not."""
+    return _PATTERNS[TAG].sub(" ", prompt)
 
 
 def take_loras(prompt: str, known: Collection[str] | None = None) -> tuple[str, dict[str, float]]:

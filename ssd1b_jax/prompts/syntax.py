@@ -158,7 +158,7 @@ def encode(tokenizer: PromptTokenizer, prompt: str, *, weighted: bool = True, ma
     ids of the whole text. Raises RequestError as `parse` and `PromptTokenizer.encode` do.
     """
     _check_length(prompt)
-    sections = parse(prompt) if weighted else [[Piece(prompt, 1.0, range(len(prompt)))]]
+    sections = _sections(prompt, weighted)
     rows: list[list[_Token]] = []
     for section in sections:
         tokens = [token for piece in section for token in _tokens(tokenizer, piece)]
@@ -176,6 +176,15 @@ def encode(tokenizer: PromptTokenizer, prompt: str, *, weighted: bool = True, ma
         empty=tokenizer.frame([]),
         dropped=prompt[lost[0].place :] if lost else "",
     )
+
+
+def plain(prompt: str, *, weighted: bool = True) -> str:
+    """The text that is tokenized, with a space between its pieces. Raises RequestError as `parse` does."""
+    return " ".join(piece.text for section in _sections(prompt, weighted) for piece in section)
+
+
+def _sections(prompt: str, weighted: bool) -> list[list[Piece]]:
+    return parse(prompt) if weighted else [[Piece(prompt, 1.0, range(len(prompt)))]]
 
 
 class _Token(NamedTuple):
