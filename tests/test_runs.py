@@ -946,7 +946,8 @@ def test_ctrl_c_ends_within_a_second_and_says_how_to_go_on(photos):
     assert "interrupted, 0 of 6 are done; to go on: ssd1b batch list.csv -o out --steps 1000 --exact-steps" in err
 
 
-def test_the_shape_of_a_picture_in_a_store_is_not_looked_at():
-    line = Line(number=1, where="line 1", values=dict(prompt="a cat", image="s3://bucket/a.png", resize_mode="fit"))
-    with pytest.raises(RequestError, match="resize_mode fit needs pictures in files, got one in an object store"):
+@pytest.mark.parametrize("url", ["s3://bucket/a.png", "hf://datasets/o/n/a.png"])
+def test_the_shape_of_a_picture_that_is_fetched_is_not_looked_at(url):
+    line = Line(number=1, where="line 1", values=dict(prompt="a cat", image=url, resize_mode="fit"))
+    with pytest.raises(RequestError, match=f"fit needs a picture in a file, got {url}: choose another mode"):
         list(runs.Defaults(config=emoji()).items(line))

@@ -11,9 +11,7 @@ from ssd1b_jax import settings
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.images import sources
 from ssd1b_jax.request import DRAWN, PICTURES, SEEDS
-from ssd1b_jax.runs import hub
-from ssd1b_jax.runs.bucket import SCHEMES, is_url
-from ssd1b_jax.runs.hub import is_on_hub
+from ssd1b_jax.runs.remote import SCHEMES, is_remote
 from ssd1b_jax.settings import SETTINGS, SPELLINGS, SWITCHES
 from ssd1b_jax.settings.kinds import Number, Pair, Scales, Switch
 
@@ -95,10 +93,10 @@ def picture(name: str, value: Any, folder: Path) -> str | bytes:
     decoded = sources.from_json(value)
     if isinstance(decoded, bytes):
         return decoded
-    if is_url(value) or is_on_hub(value):
+    if is_remote(value):
         return value
     if "://" in value:
-        places = ", ".join((*SCHEMES, hub.SCHEME))
+        places = ", ".join(SCHEMES)
         raise RequestError(
             f"{name} must be a file, or in one of {places}, got {value[:MAX_QUOTE]!r}: download it first"
         )

@@ -1,4 +1,4 @@
-"""Pictures that lie in object stores: fetched ahead of the requests that need them."""
+"""Pictures by address: fetched ahead of the requests that need them."""
 
 import dataclasses
 from collections import deque
@@ -9,8 +9,8 @@ import numpy as np
 
 from ssd1b_jax.errors import Error
 from ssd1b_jax.request import PICTURES, Request
-from ssd1b_jax.runs import bucket, hub
 from ssd1b_jax.runs.items import Item
+from ssd1b_jax.runs.remote import is_remote, read_picture
 
 AHEAD = 16  # items whose pictures are fetched meanwhile
 BLANK = np.zeros((8, 8, 3), np.uint8)
@@ -19,11 +19,6 @@ BLANK = np.zeros((8, 8, 3), np.uint8)
 def blank(request: Request) -> Request:
     """A request that reads no picture, and runs the same programs: its image is black, and without a mask."""
     return dataclasses.replace(request, mask=None, image=None if request.image is None else BLANK)
-
-
-def is_remote(text: str) -> bool:
-    """Whether a picture is fetched: from an object store, or from the Hub."""
-    return bucket.is_url(text) or hub.is_on_hub(text)
 
 
 def remote(request: Request) -> dict[str, str]:
@@ -45,12 +40,8 @@ def fetched(items: Iterable[Item]) -> Iterator[tuple[Item, Error | None]]:
 
 
 def _fetch(item: Item) -> Item:
-    pictures = {name: _read(url) for name, url in remote(item.request).items()}
+    pictures = {name: read_picture(url) for name, url in remote(item.request).items()}
     return dataclasses.replace(item, request=dataclasses.replace(item.request, **pictures))
-
-
-def _read(url: str) -> bytes:
-    return hub.read_picture(url) if hub.is_on_hub(url) else bucket.read_picture(url)
 
 
 def _outcome(item: Item, future: Future | None) -> tuple[Item, Error | None]:

@@ -12,8 +12,8 @@ from ssd1b_jax.errors import RequestError
 from ssd1b_jax.records import Output
 from ssd1b_jax.request import DRAWN, SEEDS, Request, repeat
 from ssd1b_jax.runs import names
-from ssd1b_jax.runs.bucket import is_url
 from ssd1b_jax.runs.manifest import Line
+from ssd1b_jax.runs.remote import is_remote
 from ssd1b_jax.runs.templates import Templates
 from ssd1b_jax.settings import SETTINGS
 
@@ -65,8 +65,8 @@ class Defaults:
         request = Request(**dict(seed=_drawn(listed[0], "seed")) | fields)
         if request.variation_strength and request.variation_seed is None:
             request = dataclasses.replace(request, variation_seed=_drawn(listed[0], "variation_seed"))
-        if request.resize_mode == "fit" and isinstance(request.image, str) and is_url(request.image):
-            raise RequestError("resize_mode fit needs pictures in files, got one in an object store: choose another")
+        if request.resize_mode == "fit" and isinstance(request.image, str) and is_remote(request.image):
+            raise RequestError(f"resize_mode fit needs a picture in a file, got {request.image}: choose another mode")
         requests = repeat(request.resolve(self.config), len(listed))
         if missing := request.loras.keys() - self.loras:
             raise RequestError(f"no LoRA is named {min(missing)!r}: give its file with --lora")

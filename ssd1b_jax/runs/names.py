@@ -9,6 +9,7 @@ from ssd1b_jax.errors import RunError
 from ssd1b_jax.records import sidecar_path
 from ssd1b_jax.records.output import SUFFIXES, Output
 from ssd1b_jax.runs.manifest import Line
+from ssd1b_jax.runs.remote import is_remote
 
 MAX_PART, MAX_NAME = 240, 1000  # bytes of a file's name, and of a path
 ENDS = tuple(end for ends in SUFFIXES.values() for end in ends)
@@ -22,7 +23,7 @@ def name(line: Line, output: Output) -> str:
     given = values.get("output") or values.get("id")
     if given is None and line.image is not None:
         image = PurePosixPath(line.image)
-        inside = not image.is_absolute() and ".." not in image.parts and "://" not in line.image
+        inside = not image.is_absolute() and ".." not in image.parts and not is_remote(line.image)
         given = str(image.with_suffix("") if inside else image.stem)
     given = given or f"{line.number:06}"
     if not given.lower().endswith(ENDS):
