@@ -1,5 +1,6 @@
 """The server as an application of Ray Serve: what it is told to run, and two replicas of which one is killed."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,24 @@ def test_a_key_is_needed(monkeypatch):
         serve_ray.app(dict(replicas="2"))
     with pytest.raises(RequestError, match="arguments are options, replicas, resources, fronts, got 'replica'"):
         serve_ray.app(dict(replica=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--size 64x64", "options: unknown option --size: did you mean --sizes?"),
+        ("--queue many", "options: argument --queue: a whole number is needed, got 'many'"),
+        ("--memory-fraction 2", "options: argument --memory-fraction: must be above 0 and at most 1, got 2"),
+        ("--dtype float8", "did you mean float"),
+        ("emoji", "options: one argument too many: 'emoji'"),
+    ],
+)
+def test_options_are_read_as_the_commands_are(options, sentence):
+    pytest.importorskip("ray")
+    from ssd1b_jax.cli import serve_ray
+
+    with pytest.raises(RequestError, match=re.escape(sentence)):
+        serve_ray.app(dict(options=options))
 
 
 def test_replicas_reserve_what_they_are_told():

@@ -1,19 +1,21 @@
 """What Ray Serve is told to run: `serve run ssd1b_jax.cli.serve_ray:app replicas=2`, or a file for `serve deploy`."""
 
-import argparse
 import shlex
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
+from ssd1b_jax.arguments import Parser
 from ssd1b_jax.cli import serve
 from ssd1b_jax.errors import RequestError
 
 NAMES = ("options", "replicas", "resources", "fronts")
 
 
-class _Options(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise RequestError(f"options: {message}")
+class _Options(Parser):
+    """Options that no command line has given: what is wrong with them is raised."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"options: {' '.join(message.split())}")
 
 
 def app(arguments: dict[str, Any]):
@@ -26,7 +28,7 @@ def app(arguments: dict[str, Any]):
 
     if unknown := arguments.keys() - set(NAMES):
         raise RequestError(f"arguments are {', '.join(NAMES)}, got {min(unknown)!r}")
-    parser = _Options(prog="options", add_help=False)
+    parser = _Options(add_help=False)
     serve.add_options(parser)
     given = parser.parse_args(shlex.split(arguments.get("options", "")))
     options = serve.options(given)
