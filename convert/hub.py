@@ -63,9 +63,11 @@ def fetch_tokenizers(repo: str) -> Path:
 
 def fetch_lora(repo: str, file: str | None = None) -> Path:
     """The safetensors file of a LoRA on the hub; `file` is its name where the hub has several there."""
-    files, commit, _ = _listing(repo, None)
+    files, commit, is_cached = _listing(repo, None)
     found = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name)
     chosen = [name for name in (file, *FILES) if name in found] or found
+    if is_cached and (file not in found if file else not found):
+        raise HubError(f"the cache lacks {file or 'the LoRA'} of {repo}, and the hub can't be reached")
     if file is not None and chosen[:1] != [file]:
         raise HubError(f"{repo} has no {file}: it has {', '.join(found) or 'no safetensors file'}")
     if not chosen:

@@ -69,7 +69,7 @@ def read(
     The input is the one embedded, or else lies where its name says, seen from the file or from
     here; so do the model, and the LoRAs, which may be in the model's folder too. What is given is
     taken instead. All must have the sha256 recorded; only a model that is given may be another,
-    with a note. Raises RecordError, ImageError, ModelError or RequestError.
+    with a note. Raises RecordError, ImageError, ModelError, WeightsError or RequestError.
     """
     path = Path(path)
     record = records.read(path)

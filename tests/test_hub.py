@@ -219,15 +219,17 @@ def test_the_file_of_a_lora(monkeypatch, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("files", "asked", "said"),
+    ("files", "is_cached", "asked", "said"),
     [
-        ([], None, "o/lora has no safetensors file: no LoRA"),
-        (["a.safetensors"], "b.safetensors", "o/lora has no b.safetensors: it has a.safetensors"),
-        (["a.safetensors", "b.safetensors"], None, "has several files: give one, as o/lora/a.safetensors .or b.safe"),
+        ([], False, None, "o/lora has no safetensors file: no LoRA"),
+        (["a.safetensors"], False, "b.safetensors", "o/lora has no b.safetensors: it has a.safetensors"),
+        (["README.md"], True, None, "the cache lacks the LoRA of o/lora, and the hub can't be reached"),
+        (["a.safetensors"], True, "b.safetensors", "the cache lacks b.safetensors of o/lora, and the hub can't be rea"),
+        (["a.safetensors", "b.safetensors"], False, None, "has several files: give one, as o/lora/a.safetensors .or b"),
     ],
 )
-def test_a_lora_that_is_not_to_be_had(monkeypatch, files, asked, said):
-    monkeypatch.setattr(hub, "_listing", lambda repo, revision: hub.Listing({*files}, COMMIT))
+def test_a_lora_that_is_not_to_be_had(monkeypatch, files, is_cached, asked, said):
+    monkeypatch.setattr(hub, "_listing", lambda repo, revision: hub.Listing({*files}, COMMIT, is_cached))
     with pytest.raises(HubError, match=said):
         hub.fetch_lora("o/lora", asked)
 

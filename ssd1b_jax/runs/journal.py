@@ -32,7 +32,7 @@ def files(folder: Place) -> list[str]:
 
 
 def claimed(folder: Place) -> list[str]:
-    """The journals of blocks that are done, in order."""
+    """The journals of blocks that are done, and of pictures that a fleet's worker has made of one that is not."""
     return folder.names(f"{CLAIMS}/", END)
 
 
