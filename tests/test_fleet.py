@@ -18,7 +18,7 @@ from helpers.stub import StubPipe
 from ssd1b_jax import RunError, images, runs
 from ssd1b_jax.errors import DeviceError, ModelError, RequestError
 from ssd1b_jax.presets import emoji
-from ssd1b_jax.runs import Policy, fleet, journal
+from ssd1b_jax.runs import Policy, fleet, journal, leases
 from ssd1b_jax.runs.bucket import Bucket
 from ssd1b_jax.runs.fleet import Fleet
 
@@ -155,6 +155,49 @@ def test_a_fleet_in_an_object_store(here):
     assert (run.kept, run.redone, pipe.asked) == (9, 1, 1)
     entries = [json.loads(line) for line in bytes(obstore.get(store, "results.jsonl").bytes()).splitlines()]
     assert {entry["output"]: entry["sha256"] for entry in entries} == digests("whole") and len(entries) == 10
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """An object store, and leases of a driver that run out soon."""
+    monkeypatch.setattr(leases, "SECONDS", 3.0)
+    monkeypatch.setattr(leases, "LOOK_SECONDS", 0.02)
+    listing(5)
+    return obstore.store.MemoryStore()
+
+
+def in_use(store, **policy) -> None:
+    """Whoever comes now is refused, and changes nothing."""
+    before = sorted(each["path"] for some in obstore.list(store) for each in some)
+    with pytest.raises(RunError, match="^memory: is in use: another process is at this run; wait for it, or end it"):
+        stub.open_run("list.jsonl", Bucket("memory:", store), policy=Policy(**policy))
+    assert sorted(each["path"] for some in obstore.list(store) for each in some) == before
+
+
+def test_a_second_driver_is_refused(store):
+    """Also in an object store, which has no locks; and so are workers by claims."""
+    first = stub.open_run("list.jsonl", Bucket("memory:", store), policy=Policy(fleet=True))
+    in_use(store, fleet=True)
+    in_use(store, lease=60.0)
+    first.make_on(Here(block=4), StubPipe)
+    in_use(store, fleet=True)
+    first.close()
+    assert run_on(Bucket("memory:", store))[0].kept == 5
+
+
+def test_a_driver_is_refused_where_workers_are_at_it_by_claims(store):
+    first = stub.open_run("list.jsonl", Bucket("memory:", store), policy=Policy(lease=60.0))
+    assert first._takes(next(first.manifest.lines()))
+    in_use(store, fleet=True)
+    first.close()
+    assert run_on(Bucket("memory:", store))[0].tally.completed == 5
+
+
+def test_a_driver_takes_over_from_one_that_died(store):
+    dead = Bucket("memory:", store)
+    dead.create(".driver/00000003", leases.data(dead, 0.4))
+    assert run_on(Bucket("memory:", store))[0].tally.completed == 5
+    assert not [each["path"] for some in obstore.list(store, ".driver") for each in some]
 
 
 def fail(error):

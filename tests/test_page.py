@@ -324,7 +324,8 @@ def test_live_waits_for_a_busy_server_and_goes_on_with_the_newest_state(visit, s
     """As long as Retry-After says; who turns live off in the wait is not asked for."""
     page, asked, seconds = visit.page, [], 2
     page.on("request", lambda request: request.url.endswith("/pictures") and asked.append(time.monotonic()))
-    busy = dict(status=status, headers={"retry-after": str(seconds)}, json=dict(error=dict(message="the queue is full")))
+    error = dict(error=dict(message="the queue is full"))
+    busy = dict(status=status, headers={"retry-after": str(seconds)}, json=error)
     page.route("**/pictures", lambda route: route.fulfill(**busy), times=2)
     page.check("#live")
     page.wait_for_selector(f"#status:has-text('on in {seconds} s')")

@@ -1,6 +1,7 @@
 """Prompts in AUTOMATIC1111's syntax: parsed, put into chunks of ids and weights, and applied to hidden states."""
 
 import random
+import re
 import time
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from ssd1b_jax import prompts
 from ssd1b_jax.checkpoints.model_json import EMBEDDED
+from ssd1b_jax.engine.jobs import MAX_NOTE
 from ssd1b_jax.engine.stages import emphasize
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.prompts import Chunks, encode, pad, parse
@@ -308,7 +310,15 @@ def test_states_whose_mean_is_zero_stay_finite():
 )
 def test_a_notation_of_another_program_is_told(prompt, notation):
     (note,) = prompts.notations.notes("prompt", prompt)
-    assert note.startswith(f"the prompt has {notation}")
+    assert note.startswith(f"the prompt has {notation}") and re.search(": (give|write|runs|describe)", note)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["[a hat:a {0}:.5]", "[a|{0}]", "<lora:{0}:1>", "__{0}__", "{{a|{0}}}", "embedding:{0}"]
+)
+def test_a_note_of_a_long_notation_has_room_for_what_to_do(prompt):
+    (note,) = prompts.notations.notes("negative prompt", prompt.format("x" * 79))
+    assert len(note) <= MAX_NOTE and " …', which is taken as words: " in note
 
 
 @pytest.mark.parametrize("prompt", ["a cat, (red:1.2) [dull] and a dog", "SAND and LAND", "snake_case {x}", "a: b"])

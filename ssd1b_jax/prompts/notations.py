@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 
 from ssd1b_jax.errors import RequestError
+from ssd1b_jax.prompts.syntax import shorten
 
 # Every repeat is bounded, so that the time grows with the text's length alone.
 TAG = "a LoRA's tag"
@@ -19,10 +20,15 @@ NOTATIONS = {
 _LORA = re.compile(r"<lora:([^:<>]{1,200})(?::([-+]?[0-9.]{1,10}))?(?::[^<>]{0,20})?>")
 _PATTERNS = {name: re.compile(pattern) for name, pattern in NOTATIONS.items()}
 REMEDIES = {
-    TAG: ": give the file as a LoRA",
-    "a wildcard": ": runs choose by --wildcards",
-    "a choice": ": runs choose by --wildcards",
+    TAG: "give the file as a LoRA",
+    "prompt editing": "write one of the two",
+    "alternation": "write one of them",
+    "a composition": "write one prompt",
+    "a wildcard": "runs choose by --wildcards",
+    "a choice": "runs choose by --wildcards",
+    "an embedding": "describe it",
 }
+MAX_QUOTE = 28  # characters of a notation, so that a note has room for what to do
 
 
 def notes(name: str, prompt: str) -> list[str]:
@@ -31,8 +37,8 @@ def notes(name: str, prompt: str) -> list[str]:
     for notation, pattern in _PATTERNS.items():
         match = pattern.search(prompt)
         if match:
-            remedy = REMEDIES.get(notation, "")
-            sentences.append(f"the {name} has {notation}, {match[0]!r}, which is taken as words{remedy}")
+            quoted = repr(shorten(match[0], MAX_QUOTE))
+            sentences.append(f"the {name} has {notation}, {quoted}, which is taken as words: {REMEDIES[notation]}")
     return sentences
 
 

@@ -8,25 +8,21 @@ entries, which again only one can do. When every block is done one worker puts a
     .claims/BLOCK.jsonl       its entries, once it is done
 """
 
-import json
-import re
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any
 
 from ssd1b_jax.errors import SaveError
-from ssd1b_jax.runs import journal
+from ssd1b_jax.runs import journal, leases
 from ssd1b_jax.runs.index import KEPT, REDONE, Index
 from ssd1b_jax.runs.journal import CLAIMS
 from ssd1b_jax.runs.place import Place
 
 BLOCK = 16  # lines that are taken together
 MERGE = "merge"  # the block that is putting all together
-_LEASE = re.compile(r"(\w+)\.lease-(\d+)")
 
 
 class Merged(Exception):
@@ -118,15 +114,15 @@ class Claims:
             self._committed.add(block)
         else:
             self.lost += len(entries)
-        self._folder.discard(_lease(block, lease))
+        self._folder.discard(leases.of_block(block, lease))
 
     def wait(self) -> bool:
         """Wait while other workers are at the blocks that are left. False once all are done. Raises Merged."""
         while True:
-            leases, done = self._look()
+            last, done = self._look()
             if self._skipped <= done:
                 return False
-            if any(self._is_free(block, leases.get(block, 0)) for block in self._skipped - done):
+            if any(self._is_free(block, last.get(block, 0)) for block in self._skipped - done):
                 return True
             time.sleep(min(1.0, self._seconds / 4))
 
@@ -154,39 +150,40 @@ class Claims:
         with self._mutex:
             mine, self._mine = self._mine, {}
         for block, lease in mine.items():
-            self._folder.discard(_lease(block, lease))
+            self._folder.discard(leases.of_block(block, lease))
         self._folder.remove_empty(CLAIMS)
 
     def _look(self) -> tuple[dict[str, int], set[str]]:
         """The last lease of each block, and the blocks that are done. Raises Merged."""
-        leases: dict[str, int] = {}
+        last: dict[str, int] = {}
         done = set()
         for name in self._folder.names(f"{CLAIMS}/", ""):
-            name = name.removeprefix(f"{CLAIMS}/")
             if name.endswith(journal.END):
-                done.add(name.removesuffix(journal.END))
-            elif match := _LEASE.fullmatch(name):
-                leases[match[1]] = max(leases.get(match[1], 0), int(match[2]))
+                done.add(name.removeprefix(f"{CLAIMS}/").removesuffix(journal.END))
+            elif lease := leases.parse(name):
+                block, number = lease
+                last[block] = max(last.get(block, 0), number)
         # They were all there, if results.jsonl is as it was: it is written before any of them goes.
         if self._folder.identity(journal.file_name()) != self._results:
             raise Merged
-        return leases, done
+        return last, done
 
     def _take(self, block: str) -> bool:
         last = self._leases.get(block, 0)
         if not self._is_free(block, last):
             return False
+        lease = leases.of_block(block, last + 1)
         try:
-            if not self._folder.create(_lease(block, last + 1), self._lease_data(), parents=False):
+            if not self._folder.create(lease, leases.data(self._folder, self._seconds), parents=False):
                 return False
         except FileNotFoundError:  # merged; or removed by one that found it empty
             self._folder.make(CLAIMS)
             return False
         if self._folder.identity(journal.file_name()) != self._results:
-            self._folder.discard(_lease(block, last + 1))
+            self._folder.discard(lease)
             raise Merged
         if self._folder.exists(f"{CLAIMS}/{block}.jsonl"):  # done in the meantime
-            self._folder.discard(_lease(block, last + 1))
+            self._folder.discard(lease)
             return False
         with self._mutex:
             self._mine[block] = last + 1
@@ -194,15 +191,7 @@ class Claims:
 
     def _is_free(self, block: str, last: int) -> bool:
         """Whether the last lease of a block has run out."""
-        data = self._folder.read(_lease(block, last)) if last else None
-        try:
-            return data is None or json.loads(data)["until"] < time.time()
-        except (ValueError, KeyError, TypeError):
-            return True
-
-    def _lease_data(self) -> bytes:
-        about: dict[str, Any] = dict(worker=self._folder.worker, until=round(time.time() + self._seconds, 2))
-        return json.dumps(about).encode()
+        return not last or leases.is_over(self._folder.read(leases.of_block(block, last)))
 
     def _renew(self) -> None:
         while not self._ended.wait(self._seconds / 3):
@@ -210,12 +199,9 @@ class Claims:
                 mine = dict(self._mine)
             for block, lease in mine.items():
                 try:
-                    self._folder.write(_lease(block, lease), self._lease_data(), parents=False)
+                    held = leases.data(self._folder, self._seconds)
+                    self._folder.write(leases.of_block(block, lease), held, parents=False)
                     if block not in self._mine:  # committed meanwhile
-                        self._folder.discard(_lease(block, lease))
+                        self._folder.discard(leases.of_block(block, lease))
                 except (SaveError, FileNotFoundError):  # a picture that can't be saved ends the run
                     pass
-
-
-def _lease(block: str, number: int) -> str:
-    return f"{CLAIMS}/{block}.lease-{number}"

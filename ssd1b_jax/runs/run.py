@@ -15,7 +15,7 @@ from typing import Any
 
 from ssd1b_jax.errors import Error, RequestError, RunError
 from ssd1b_jax.request import Request
-from ssd1b_jax.runs import checking, inputs, journal, making, opening, origin
+from ssd1b_jax.runs import checking, inputs, journal, leases, making, opening, origin
 from ssd1b_jax.runs.claims import Claims, Merged
 from ssd1b_jax.runs.fleet import Fleet, Load
 from ssd1b_jax.runs.index import KEPT, PENDING, REDONE, RETRIED, Index
@@ -52,11 +52,16 @@ class Run:
         self.index = Index()
         self._claims: Claims | None = None
         self._journal: journal.Journal | journal.Gathered | None = None
+        self._driver: leases.Driver | None = None
         is_alone = not shard.worker and policy.lease is None
         if is_alone and not (folder.is_local or policy.fleet):
             raise RunError(f"workers claim what they make in an object store such as {folder.root}: give --claim")
         folder.lock(shared=not is_alone)
         try:
+            if is_alone and not folder.is_local:
+                self._driver = leases.Driver(folder)
+            elif not folder.is_local:
+                leases.refuse_driver(folder)
             folder.prepare(is_alone)
             checked = opening.begin(manifest, defaults, folder, made_by, self.index, shard, policy)
             self._keep(is_alone)
@@ -160,6 +165,8 @@ class Run:
             for each in filter(None, (self._claims, self._journal)):
                 each.close()
         finally:
+            if self._driver is not None:
+                self._driver.close()
             self.folder.tidy()
             self.folder.unlock()
             self.index.close()
@@ -168,6 +175,8 @@ class Run:
         """Give up leases and unfinished files, as the process is about to end."""
         if self._claims is not None:
             self._claims.close()
+        if self._driver is not None:
+            self._driver.close()
         self.folder.tidy()
 
     def _keep(self, is_alone: bool) -> None:
