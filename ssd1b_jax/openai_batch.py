@@ -14,6 +14,9 @@ from ssd1b_jax.request import PICTURES
 KEYS = ("custom_id", "method", "url", "body")
 EDITS, GENERATIONS = "/v1/images/edits", "/v1/images/generations"
 URLS = (EDITS, GENERATIONS)
+# Fields of the API that no picture depends on here; and those that say how a server answers.
+WITHOUT_EFFECT = ("background", "input_fidelity", "model", "moderation", "quality", "style", "user")
+OF_ANSWERS = ("partial_images", "response_format", "stream")
 MAX_QUOTE = 80  # characters of a value that a sentence quotes
 MAX_DIGITS = 5  # of a side
 

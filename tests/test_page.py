@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from helpers.browser import Visit, browsers, give
 from helpers.server import in_base64, pixels, running
 
-from ssd1b_jax import images
+from ssd1b_jax import images, settings
 from ssd1b_jax.images import previews
 
 pytestmark = pytest.mark.slow  # one browser is enough: it does not ask which Python the server has
@@ -444,6 +444,7 @@ def test_a_grid_of_two_settings(visit):
     page.click("#grid-table td button >> nth=3")
     page.wait_for_selector("#after:visible")
     assert page.get_attribute("#after", "alt").endswith("seed 2") and visit.pictures() == 1
+    assert page.evaluate("import('/page/grid.js').then((module) => module.SWITCHES)") == dict(settings.SWITCHES)
 
 
 # For everyone

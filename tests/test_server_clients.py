@@ -163,6 +163,18 @@ def test_openai_remakes_what_is_transparent_in_the_mask(open_ai, pipe):
     assert np.array_equal(made[MASK == 0], picture()[MASK == 0])
 
 
+def test_openai_masks_mean_the_same_as_text(raw, pipe):
+    """Painted on a clear layer, which elsewhere is what is remade."""
+    painted = np.zeros((SIZE, SIZE, 4), np.uint8)
+    painted[8:24, 8:24] = 255
+    file = io.BytesIO()
+    Image.fromarray(painted).save(file, "PNG")
+    form = dict(prompt="apple", seed="1", mask=in_base64(file.getvalue()))
+    answer = raw.post("/v1/images/edits", data=form, files=dict(image=png())).json()
+    made = pixels(answer["data"][0]["b64_json"])
+    assert np.array_equal(made[8:24, 8:24], picture()[8:24, 8:24]) and not np.array_equal(made, picture())
+
+
 def test_openai_gives_a_url_for_a_while(open_ai):
     answer = open_ai.images.edit(image=png(), prompt="apple", response_format="url", extra_body={"seed": 1})
     with urllib.request.urlopen(answer.data[0].url, timeout=SECONDS) as file:

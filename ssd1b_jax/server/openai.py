@@ -24,7 +24,6 @@ from ssd1b_jax.server.service import Service
 
 PREFIXES = ("/v1/images", "/v1/models", "/v1/files", "/v1/batches")
 IMAGES = ("image", "image[]")
-WITHOUT_EFFECT = ("quality", "user", "model", "background", "input_fidelity", "moderation", "style")
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 MAX_PARTIAL = 3
 EDIT, GENERATION = "image_edit", "image_generation"  # as names of events begin
@@ -94,8 +93,9 @@ class OpenAI:
         priority: Literal["interactive", "batch"] = "interactive",
     ) -> "Started":
         """The job of what was sent, without its options. Raises as `Service.start`."""
-        if isinstance(sent.get("mask"), bytes):
-            sent["mask"] = await self._service.mask(sent["mask"], "mask", masks.of_openai)
+        if mask := sent.get("mask"):
+            file = mask if isinstance(mask, bytes) else await self._service.picture(mask, "mask")
+            sent["mask"] = await self._service.mask(file, "mask", masks.of_openai)
         asked = fields.read(sent, needed=NEEDED[kind])
         sizing = self._service.nearest_size(*options.size)
         job = await self._service.start(request, asked, sizing, priority)
@@ -165,7 +165,7 @@ class Options:
         except ValueError as error:
             raise BodyError(f"stream must be true or false, got {str(error)[:40]!r}", field="stream") from None
         self.partial_images = _partial(_text(sent, "partial_images", "0"))
-        for name in WITHOUT_EFFECT:
+        for name in openai_batch.WITHOUT_EFFECT:
             sent.pop(name, None)
 
 

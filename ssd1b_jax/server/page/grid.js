@@ -16,6 +16,9 @@ const USUAL = { // values to begin with
   scheduler: "euler, dpmpp_2m, unipc",
 };
 
+/** What stands for true and false where values are written, as everywhere else. */
+export const SWITCHES = { true: true, yes: true, on: true, 1: true, false: false, no: false, off: false, 0: false };
+
 export class GridDialog {
   #run = 0;
   #cells = [];
@@ -166,6 +169,6 @@ export function values(text, name, property) {
 function valueOf(text, name, property) {
   const type = typeOf(property);
   if (type === "string" || isSeed(name)) return text;
-  if (type === "boolean") return text === "true";
+  if (type === "boolean") return SWITCHES[text.toLowerCase()] ?? text;
   return Number.isFinite(Number(text)) ? Number(text) : text;
 }
