@@ -88,7 +88,7 @@ from ssd1b_jax import Request, RequestError, Result, records
 from ssd1b_jax.presets import ssd_1b
 request = Request(image="a.png", prompt="a (red:1.2) apple", seed=7).resolve(ssd_1b())
 assert request.table(ssd_1b()).steps_run == 18
-assert records.read({str(PACKAGE / "embedded" / "lion.png")!r})["request"]["seed"] == 7
+assert records.read({str(PACKAGE / "embedded" / "pumpkin.png")!r})["request"]["seed"] == 8
 heavy = {{"jax", "jaxlib", "flax", "orbax", "torch"}} & {{name.split(".")[0] for name in sys.modules}}
 assert not heavy, heavy
 """

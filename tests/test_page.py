@@ -68,11 +68,11 @@ def photo(width: int = 60, height: int = 40, shade: int = 0) -> bytes:
 def test_the_first_press_gives_a_picture(visit):
     """Of the example and the prompt that are there; all that is loaded is small."""
     page = visit.page
-    assert page.input_value("#prompt") == "a lion on a green background"
+    assert page.input_value("#prompt") == "a pumpkin on a blue background"
     loaded = page.evaluate("performance.getEntriesByType('resource').reduce((sum, one) => sum + one.transferSize, 0)")
     assert 20_000 < loaded < MOST_BYTES
     visit.generate()
-    assert visit.pictures() == 1 and page.get_attribute("#after", "alt") == "a lion on a green background, seed 7"
+    assert visit.pictures() == 1 and page.get_attribute("#after", "alt") == "a pumpkin on a blue background, seed 8"
     assert page.inner_text("#status").startswith("Done in")
     assert visit.sent[0]["strength"] == 0.8 and "mask" not in visit.sent[0]
     doodle = PAGE.parents[1] / "embedded" / "doodles" / "face.png"
@@ -257,7 +257,7 @@ def test_two_tabs_have_their_own_pictures(visit):
     other.click("#generate")
     visit.ended()
     visit.ended(other)
-    assert visit.page.get_attribute("#after", "alt") == "a lion on a green background, seed 7"
+    assert visit.page.get_attribute("#after", "alt") == "a pumpkin on a blue background, seed 8"
     assert other.get_attribute("#after", "alt") == "another, seed 9"
 
 
@@ -355,7 +355,7 @@ def test_a_picture_brings_its_settings_back(visit, tmp_path):
     visit.generate()
     with page.expect_download() as download:
         page.click("#download")
-    assert download.value.suggested_filename == "a-lion-on-a-green-background-7.png"
+    assert download.value.suggested_filename == "a-pumpkin-on-a-blue-background-8.png"
     file = Path(download.value.path()).read_bytes()
     page.click("#reset")
     page.click("#clear")
@@ -405,7 +405,7 @@ def test_a_reload_keeps_settings_drawing_and_pictures(visit):
     page.wait_for_timeout(200)  # for the browser's disk
     page.goto("about:blank")
     visit.open()
-    assert visit.pictures() == 0 and page.input_value("#prompt") == "a lion on a green background"
+    assert visit.pictures() == 0 and page.input_value("#prompt") == "a pumpkin on a blue background"
     assert not np.array_equal(pixels(visit.board()), drawn)
 
 

@@ -9,7 +9,7 @@ from ssd1b_jax import files
 from ssd1b_jax.cli.console import Console, add_output, facts
 
 DOODLE = "face.png"
-SETTINGS = dict(prompt="a lion on a green background", strength=0.8, seed=7)
+SETTINGS = dict(prompt="a pumpkin on a blue background", strength=0.8, seed=8)
 UPSCALE = 4
 
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 VARIABLE = "SSD1B_CHROMIUM"
 FLAGS = ("--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-MS = 30_000  # for whatever a test waits for
+MS = 60_000  # for whatever a test waits for
 
 
 def chromium() -> str:

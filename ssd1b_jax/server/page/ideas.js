@@ -1,9 +1,9 @@
 // What the examples may become, the best first. Models know English words best, in every language of the page.
 
-export const FIRST = { example: "examples/face.png", prompt: "a lion on a green background", strength: 0.8, seed: "7" };
+export const FIRST = { example: "examples/face.png", prompt: "a pumpkin on a blue background", strength: 0.8, seed: "8" };
 
 export const IDEAS = {
-  face: ["a lion on a green background", "a pumpkin on a blue background", "a panda on a yellow background"],
+  face: ["a pumpkin on a blue background", "a lion on a green background", "a star on a purple background"],
   house: ["a castle on a purple background", "a wrapped gift on a green background", "a house on a blue background"],
   tree: ["a mushroom on a blue background", "a palm tree on an orange background", "a tree on a yellow background"],
   fish: ["a rocket on a purple background", "an octopus on a white background", "a crab on a white background"],

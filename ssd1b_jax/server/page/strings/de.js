@@ -37,7 +37,7 @@ export default {
   "close": "Schließen",
 
   "prompt": "Was daraus wird",
-  "prompt.placeholder": "auf Englisch: a lion on a green background",
+  "prompt.placeholder": "auf Englisch: a pumpkin on a blue background",
   "generate": "Erzeugen",
   "cancel": "Abbrechen",
   "live": "Live",

@@ -37,7 +37,7 @@ export default {
   "close": "Close",
 
   "prompt": "What it becomes",
-  "prompt.placeholder": "a lion on a green background",
+  "prompt.placeholder": "a pumpkin on a blue background",
   "generate": "Generate",
   "cancel": "Cancel",
   "live": "Live",
