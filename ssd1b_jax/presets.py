@@ -58,7 +58,7 @@ def sdxl_base() -> ModelConfig:
 
 
 def emoji() -> ModelConfig:
-    """The embedded model: SSD-1B's topology at 64 x 64 pixels, small enough to train on a laptop."""
+    """The embedded model: SSD-1B's topology at 128 x 128 pixels, small enough to train on a laptop."""
     text = dict(vocab_size=1024, num_hidden_layers=2, max_position_embeddings=32, eos_token_id=1023)
     return ModelConfig(
         unet=UNetConfig(
@@ -72,14 +72,16 @@ def emoji() -> ModelConfig:
             added_time_embed_dim=16,
             norm_num_groups=8,
         ),
-        vae=VAEConfig(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8, scaling_factor=0.34716),
+        vae=VAEConfig(
+            block_out_channels=(16, 16, 32, 64), layers_per_block=1, norm_num_groups=8, scaling_factor=0.34716
+        ),
         text_encoder=CLIPTextConfig(
             hidden_size=64, intermediate_size=256, num_attention_heads=2, hidden_act="quick_gelu", **text
         ),
         text_encoder_2=CLIPTextConfig(
             hidden_size=96, intermediate_size=384, num_attention_heads=3, hidden_act="gelu", projection_dim=96, **text
         ),
-        defaults=Defaults(width=64, height=64, guidance_scale=4.0, strength=0.7),
+        defaults=Defaults(width=128, height=128, guidance_scale=4.0, strength=0.7),
     )
 
 

@@ -42,10 +42,10 @@ def test_its_topology_is_ssd_1bs():
 
 @pytest.mark.slow
 def test_it_paints_the_background_that_was_asked_for(pipe):
-    grey = np.full((64, 64, 3), 128, np.uint8)
+    grey = np.full((128, 128, 3), 128, np.uint8)
     for color in ("red", "blue", "yellow", "white"):
         pixels = pipe(image=grey, prompt=f"a tree on a {color} background", strength=1.0, seed=1).pixels
-        corner = np.median(pixels[:4, :4].reshape(-1, 3), axis=0)
+        corner = np.median(pixels[:8, :8].reshape(-1, 3), axis=0)
         assert list(BACKGROUNDS)[np.abs(np.array(list(BACKGROUNDS.values())) - corner).sum(1).argmin()] == color
 
 
@@ -53,7 +53,7 @@ def test_it_paints_the_background_that_was_asked_for(pipe):
 def test_the_card_is_true(pipe):
     """Three rows of it, measured again; the others need drawings that are not in the repository."""
     card = json.loads((EMBEDDED["emoji"].parent / "figures.json").read_text())
-    grey, palette = np.full((64, 64, 3), 128, np.uint8), np.array(list(BACKGROUNDS.values()))
+    grey, palette = np.full((128, 128, 3), 128, np.uint8), np.array(list(BACKGROUNDS.values()))
     rng = np.random.default_rng(12345)
 
     def paint(colors, seed=0):
@@ -65,8 +65,8 @@ def test_the_card_is_true(pipe):
         return [result.pixels for result in pipe.generate(requests)]
 
     def background(pixels):
-        rim = np.ones((64, 64), bool)
-        rim[3:-3, 3:-3] = False
+        rim = np.ones((128, 128), bool)
+        rim[6:-6, 6:-6] = False
         return np.square(palette - np.median(pixels[rim], axis=0)).sum(1).argmin()
 
     never_shown = [(5 * thing + 3) % len(palette) for thing in range(len(THINGS))]
@@ -76,12 +76,13 @@ def test_the_card_is_true(pipe):
         share = np.mean([background(pixels) == color for pixels, color in zip(pictures, colors, strict=True)])
         assert share == pytest.approx(card[f"{name} pairs: background"], abs=1 / len(THINGS))  # one picture
     distance = np.mean([evaluate.distance(a, b) for a, b in zip(made, paint(shown, 1000), strict=True)])
+    print("DISTANCE", distance)
     assert distance == pytest.approx(card["distance of two seeds"], abs=1e-3)
 
 
 @pytest.mark.slow
 def test_strength_moves_away_from_the_doodle(pipe):
-    image = doodles.draw("fish", 64)
+    image = doodles.draw("fish", 128)
     distances = [
         np.square(pipe(image=image, prompt="a red heart", strength=s, seed=1).pixels / 255.0 - image / 255.0).mean()
         for s in (0.1, 0.5, 0.9)

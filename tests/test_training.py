@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from helpers import artwork as artwork_fixture
 from helpers import tiny
 
@@ -15,8 +16,19 @@ from ssd1b_jax import presets
 from ssd1b_jax.checkpoints import lora, model_folder
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.errors import TrainingError
+from ssd1b_jax.models import abstract
 from ssd1b_jax.samplers import schedule
-from ssd1b_jax.training import artwork, autoencoder, denoiser, distillation, doodles, latents, loop, vocabulary
+from ssd1b_jax.training import (
+    artwork,
+    autoencoder,
+    denoiser,
+    distillation,
+    doodles,
+    enlarging,
+    latents,
+    loop,
+    vocabulary,
+)
 from ssd1b_jax.training.captions import Writer
 from ssd1b_jax.training.model import emoji_128
 from ssd1b_jax.training.things import NAMES, THINGS
@@ -186,6 +198,21 @@ def test_a_distilled_lora_begins_as_nothing_and_is_read_again(tmp_path):
         np.testing.assert_allclose(before + factor.scale * (factor.down @ factor.up), after, atol=0.02)
 
 
+def test_an_enlarged_unet_says_of_any_size_what_it_said_of_its_own():
+    model = tiny.tiny_config()
+    params = jax.tree.map(jnp.float32, tiny.random_params(model))
+    config, larger = enlarging.enlarged(model, params, None)
+    assert (config.defaults.width, config.vae.factor) == (2 * model.defaults.width, 2 * model.vae.factor)
+    rng = np.random.default_rng(0)
+    graphdef, _ = abstract("unet", model)
+    latents, context = rng.standard_normal((1, 8, 8, 4)), rng.standard_normal((1, 5, model.unet.cross_attention_dim))
+    inputs = jnp.float32(latents), jnp.array([500]), jnp.float32(context), jnp.ones((1, model.unet.pooled_dim))
+    own = jnp.array([[model.defaults.height, model.defaults.width, 0, 0] + [model.defaults.width] * 2])
+    expected = nnx.merge(graphdef, params["unet"])(*inputs, own)
+    for ids in (own, 2 * own, jnp.array([[96, 640, 8, 0, 1024, 32]])):
+        np.testing.assert_allclose(nnx.merge(graphdef, larger["unet"])(*inputs, ids), expected, atol=1e-5)
+
+
 def test_both_parametrizations_stand_for_the_same_clean_latents():
     model = tiny.tiny_config()
     velocity = dataclasses.replace(model, schedule=dataclasses.replace(model.schedule, prediction_type="v_prediction"))
@@ -221,6 +248,10 @@ def test_every_network_learns(sprites, tmp_path, monkeypatch):
     windows, whole = (dataclasses.replace(recipe, **quick) for recipe in (autoencoder.WINDOWS, autoencoder.RECIPE))
     vae = autoencoder.train_autoencoder(model, sprites, tmp_path / "vae", windows, whole)
     assert falling(tmp_path / "vae" / "windows")
+    recipe = dataclasses.replace(enlarging.RECIPE, **quick)
+    larger = enlarging.train_larger(model, vae, sprites, tmp_path / "larger", recipe)
+    assert falling(tmp_path / "larger")
+    assert len(larger["decoder"]["up_blocks"]) == len(vae["decoder"]["up_blocks"]) + 1
     latents.make(model, vae, sprites, tmp_path / "latents", 1, size=48)
     data = latents.Latents.load(tmp_path / "latents")
     assert data.targets.shape == (48, 16, 16, 4)

@@ -99,7 +99,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="parts to time (default: all)")
     parser.add_argument("--model", choices=MODELS, default="emoji", help="ssd_1b has random weights (default: emoji)")
-    parser.add_argument("--size", type=int, help="pixels along each side (default: 64 for emoji, 512 for ssd_1b)")
+    parser.add_argument("--size", type=int, help="pixels along each side (default: 128 for emoji, 512 for ssd_1b)")
     parser.add_argument("--steps", type=int, help="default: 30 for emoji, 20 for ssd_1b")
     parser.add_argument("--strength", type=float, help="default: 1.0 for emoji, 0.6 for ssd_1b")
     parser.add_argument("--width", type=int, default=1, help="pictures at a time on a device, of queue (default: 1)")
@@ -119,7 +119,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     small = options.model == "emoji"
     for name, value in dict(
-        size=64 if small else 512, steps=30 if small else 20, strength=1.0 if small else 0.6
+        size=128 if small else 512, steps=30 if small else 20, strength=1.0 if small else 0.6
     ).items():
         if getattr(options, name) is None:
             setattr(options, name, value)

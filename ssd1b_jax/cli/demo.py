@@ -10,7 +10,7 @@ from ssd1b_jax.cli.console import Console, add_output, facts
 
 DOODLE = "face.png"
 SETTINGS = dict(prompt="a pumpkin on a blue background", strength=0.8, seed=8)
-UPSCALE = 4
+UPSCALE = 2
 
 
 def add(commands) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ssd1b_jax import Pipeline, config, images
 from ssd1b_jax.arguments import Parser, run
-from ssd1b_jax.checkpoints import model_folder
+from ssd1b_jax.checkpoints import model_folder, model_json
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
 from ssd1b_jax.errors import TrainingError
 from ssd1b_jax.prompts import known
@@ -28,6 +28,7 @@ from ssd1b_jax.training import (
     denoiser,
     distillation,
     doodles,
+    enlarging,
     evaluate,
     latents,
     pictures,
@@ -155,6 +156,18 @@ def distil(work: Workspace, arguments) -> None:
     distillation.save(arguments.target, factors, model.config)
 
 
+def enlarge(work: Workspace, arguments) -> None:
+    model = model_folder.load_model(arguments.model, dtype="float32")
+    recipe = _recipe(enlarging.RECIPE, arguments.steps)
+    vae = enlarging.train_larger(model.config, model.params["vae"], work.sprites, work / "larger", recipe)
+    config, params = enlarging.enlarged(model.config, model.params, vae)
+    about = dict(dtype="float16", source=model.manifest.source, licence=model.manifest.licence)
+    model_folder.save_model(arguments.target, config, params, tokenizers=model.folder, **about)
+    for name in (known.FILE, model_json.FEW_STEPS):
+        if (model.folder / name).exists():
+            (arguments.target / name).write_bytes((model.folder / name).read_bytes())
+
+
 def fit_preview(work: Workspace, arguments) -> None:
     vae, data = work.config().vae, latents.Latents.load(work / "latents")
     pixels = np.stack(
@@ -177,7 +190,7 @@ def measure(work: Workspace, arguments) -> None:
     if all((run / "log.jsonl").exists() for run in runs.values()):
         sheets.draw_curves(runs, target / "curves.png")
     held_out = artwork.held_out(work.artwork)
-    world = dict(ask=shipped.prompt, among=shipped.DRAWN) if arguments.model == "emoji" else {}
+    world = dict(ask=shipped.prompt, among=shipped.DRAWN, papers=shipped.PAPERS) if arguments.model == "emoji" else {}
     trial = evaluate.Trial(Pipeline(model), model, work.sprites, held_out, arguments.things, **world)
     figures = evaluate.measure(trial, target, arguments.only)
     for name, value in figures.items():
@@ -213,6 +226,10 @@ def main(argv: list[str] | None = None) -> int:
     teacher.add_argument("--model", required=True, help="the model folder that export wrote, or emoji: that ships")
     teacher.add_argument("--shards", type=int, default=6, help=f"for emoji, of {latents.SHARD} pictures (default: 6)")
     teacher.add_argument("--steps", type=int, help=f"optimizer steps (default: {distillation.RECIPE.steps})")
+    larger = command("enlarge", enlarge, "train a VAE of twice the pixels for a model's latents")
+    larger.add_argument("target", type=Path, help="the folder to make")
+    larger.add_argument("--model", required=True, help="the model folder, or emoji: that ships")
+    larger.add_argument("--steps", type=int, help=f"optimizer steps (default: {enlarging.RECIPE.steps})")
     command("preview", fit_preview, "fit the map from latents to colors that previews use")
     drawer = command("doodles", draw, "draw the five doodles")
     drawer.add_argument("target", type=Path, help="the folder for them")

@@ -61,6 +61,15 @@ def free_beyond(decoded: Array, image: Array) -> Array:
     return jnp.where(beyond, image, decoded - wanted + image)
 
 
+def reconstruction(decoded: Array, image: Array) -> tuple[Array, Array]:
+    """How far `decoded` is from `image`: L1, squared, and L1 of edges; and the mean PSNR in dB."""
+    fitted = free_beyond(decoded, image)
+    edge = sum(jnp.abs(a - b).mean() for a, b in zip(edges(fitted), edges(image), strict=True))
+    errors = jnp.square((jnp.clip(decoded, -1, 1) - image) / 2).mean((1, 2, 3))
+    psnr = -10 * jnp.log10(errors + 1e-8).mean()
+    return jnp.abs(fitted - image).mean() + jnp.square(fitted - image).mean() + edge, psnr
+
+
 def train_autoencoder(config: ModelConfig, sprites: Sprites, folder: Path, windows=WINDOWS, recipe=RECIPE):
     """Train on windows, then on whole pictures; returns the averaged parameters."""
     width = config.defaults.width
@@ -71,14 +80,9 @@ def train_autoencoder(config: ModelConfig, sprites: Sprites, folder: Path, windo
         vae = nnx.merge(graphdef, params)
         posterior = vae.encode(image)
         decoded = vae.decode(posterior.sample(jax.random.normal(key, posterior.mean.shape)))
-        fitted = free_beyond(decoded, image)
-        squared = jnp.square(fitted - image).mean()
-        edge = sum(jnp.abs(a - b).mean() for a, b in zip(edges(fitted), edges(image), strict=True))
+        distance, psnr = reconstruction(decoded, image)
         kl = 0.5 * (jnp.square(posterior.mean) + jnp.exp(posterior.log_variance) - 1 - posterior.log_variance).mean()
-        errors = jnp.square((jnp.clip(decoded, -1, 1) - image) / 2).mean((1, 2, 3))
-        psnr = -10 * jnp.log10(errors + 1e-8).mean()
-        total = jnp.abs(fitted - image).mean() + squared + edge + KL_WEIGHT * kl
-        return total, dict(psnr=psnr, kl=kl)
+        return distance + KL_WEIGHT * kl, dict(psnr=psnr, kl=kl)
 
     def small(rng: np.random.Generator) -> dict:
         drawn = (picture(rng, sprites, width) for _ in range(windows.batch_size // WINDOWS_EACH))

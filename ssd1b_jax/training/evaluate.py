@@ -45,7 +45,7 @@ PLACES = dict(left=(0.3, 0.5), right=(0.7, 0.5), top=(0.5, 0.3), bottom=(0.5, 0.
 class Trial:
     """A model under measurement, and the things that stand for all.
 
-    `ask` writes the prompt for a thing on a background; `among` are the things that the model knows.
+    `ask` writes the prompt for a thing on a background; `among` and `papers` are those that the model knows.
     """
 
     pipe: Pipeline
@@ -55,6 +55,7 @@ class Trial:
     count: int = 100
     ask: Callable[[int, int], str] = prompt
     among: Sequence[int] = range(len(THINGS))
+    papers: Sequence[int] = range(len(COLORS))
 
     @cached_property
     def judge(self) -> Judge:

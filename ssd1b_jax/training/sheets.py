@@ -1,6 +1,8 @@
 """Sheets to look at: every thing once, drawings and what prompts made of them, and the curves of training."""
 
+import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,6 @@ import numpy as np
 from ssd1b_jax import images
 from ssd1b_jax.training import doodles
 from ssd1b_jax.training.pictures import Pixels
-from ssd1b_jax.training.things import COLORS, THINGS, prompt
 
 # What the doodles, in their order, are to become.
 WISHES = {
@@ -31,8 +32,9 @@ WISHES = {
 def draw_all(trial, target: Path) -> None:
     """Write `doodles.png` and `contact-sheet.png`."""
     images.save(images.upscale(sheet(wishes(trial), columns=4), 2), target / "doodles.png")
-    outputs = trial.from_noise(prompt(thing, thing % len(COLORS)) for thing in range(len(THINGS)))
-    images.save(sheet(outputs, columns=20), target / "contact-sheet.png")
+    papers = itertools.cycle(trial.papers)
+    outputs = trial.from_noise(trial.ask(thing, next(papers)) for thing in trial.among)
+    images.save(sheet(outputs, columns=math.isqrt(2 * len(outputs))), target / "contact-sheet.png")
 
 
 def wishes(trial, strength: float = 0.8, seed: int = 7) -> list[Pixels]:
