@@ -245,7 +245,7 @@ class Pipeline:
         RequestError, and `Full` where the picture can't be done by its deadline, or where the pictures in front of
         it would take longer than `limit` seconds.
         """
-        job = self._planner.plan(request)
+        job = self._planner.take(request)
         return self.queue.submit(job, priority=priority, caller=caller, deadline=deadline, limit=limit)
 
     @property

@@ -1,7 +1,9 @@
 """Eight virtual devices for all tests, compiled programs shared between them, and a small random model."""
 
 import gc
+import json
 import os
+import re
 import tempfile
 from collections import Counter
 from importlib.util import find_spec
@@ -12,6 +14,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from helpers.compare import QUICK_TO_COMPILE  # noqa: E402
 
 # Held against PyTorch throughout.
 if find_spec("torch") is None:
@@ -24,21 +27,34 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
-
 def pytest_configure(config):
     """The fast tests spend their time compiling: they let XLA optimize less. The whole suite runs what users run."""
     if config.option.markexpr == "not slow":
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
+        quick = " ".join(f"--{name}={json.dumps(value)}" for name, value in QUICK_TO_COMPILE.items())
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
     if hasattr(config.option, "loadscopereorder"):  # pytest-xdist takes files in the order of the next function
         config.option.loadscopereorder = False
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Where slow tests are left out, so are files of nothing else: some import libraries for seconds."""
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        if re.search(r"^pytestmark = \[?\s*pytest\.mark\.slow", collection_path.read_text(encoding="utf-8"), re.M):
+            return True
+    return None
 
 
 def pytest_collection_modifyitems(items):
     """Files with many slow tests come first: with several workers, none of them is left alone at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish():
+    """What is imported by now lives to the end: the garbage collector searches it no more, and the rest less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 MANY_PROGRAMS = 200  # of some ten megabytes each
@@ -73,6 +89,14 @@ def tiny_pipe(tiny_model):
     from ssd1b_jax import Pipeline
 
     return Pipeline(tiny_model, devices=jax.devices()[:1])
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Whatever loads a model by itself uses the device of `tiny_pipe`, whose programs are compiled already."""
+    from ssd1b_jax.engine import devices
+
+    monkeypatch.setattr(devices, "local_devices", lambda: jax.devices()[:1])
 
 
 @pytest.fixture

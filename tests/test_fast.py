@@ -57,6 +57,7 @@ def test_without_one_it_is_told(tiny_pipe, image):
         tiny_pipe(image=image, prompt="a red apple", fast=True)
 
 
+@pytest.mark.usefixtures("one_device")
 def test_the_command_makes_it_and_replay_finds_the_lora(capsys, folder, image, tmp_path):
     save(image, tmp_path / "in.png")
     out = tmp_path / "out.png"

@@ -1,5 +1,9 @@
 """Trees of arrays come back from disk as they went there, whole, in part, and a few leaves at a time."""
 
+import logging
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,3 +58,17 @@ def test_leaves_come_and_go_a_few_at_a_time(tmp_path, monkeypatch):
             expected = np.full(size, number, np.float32)
             np.testing.assert_array_equal(tree["layers"][number][name], expected, strict=True)
             np.testing.assert_array_equal(read["layers", number, name], expected, strict=True)
+
+
+def test_the_root_logger_stays_as_it_is(tmp_path, monkeypatch):
+    """Else what a program sets up by `logging.basicConfig` after the first model would do nothing."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    orbax.save(tmp_path / "tree", dict(step=jnp.int32(4)))
+    orbax.load(tmp_path / "tree", dict(step=jnp.int32(0)))
+    assert logging.root.handlers == []
+
+
+@pytest.mark.slow
+def test_importing_it_leaves_the_root_logger_as_it_is():
+    program = "import logging; import ssd1b_jax.checkpoints.orbax; assert logging.root.handlers == []"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -9,9 +9,25 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from ssd1b_jax.checkpoints.tensor_names import keys, leaves
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """absl, which Orbax logs by, sets up the root logger where nobody has: a program's own set-up would do nothing."""
+    placeholder = logging.NullHandler()
+    is_set_up = any(not isinstance(handler, logging.NullHandler) for handler in logging.root.handlers)
+    if not is_set_up:
+        logging.root.addHandler(placeholder)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(placeholder)
+
+
+with _root_logger_kept():
+    from orbax.checkpoint import v1 as ocp  # noqa: E402
 
 BATCH = 256 << 20  # bytes that are written, or read back, together
 LEAST_READ = 64 << 20  # bytes
@@ -49,13 +65,13 @@ def load(path: str | Path, shapes, sharding: jax.sharding.Sharding | None = None
 
     Leaves must be stored in a dtype no wider than `stored`, or than that of `shapes`.
     """
-    with _few_at_once(shapes, stored), _plain_path(path) as path:
+    with _loading(shapes, stored), _plain_path(path) as path:
         return ocp.load(path, _placed(shapes, sharding))
 
 
 def load_part(path: str | Path, key: str, shapes):
     """Load one top-level entry of a saved tree, and nothing of the others."""
-    with _few_at_once(shapes), _plain_path(path) as path:
+    with _loading(shapes), _plain_path(path) as path:
         skipped = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, ocp.metadata(path).metadata)
         return ocp.load(path, {**skipped, key: _placed(shapes, None)})[key]
 
@@ -72,18 +88,20 @@ def read_leaves(path: str | Path, shapes) -> Iterator[tuple[tuple[str | int, ...
             placed = jax.tree_util.tree_map_with_path(
                 lambda at, leaf, batch=batch: leaf if keys(at) in batch else ocp.PLACEHOLDER, _placed(shapes, None)
             )
-            with _few_at_once(shapes), _plain_path(path) as plain:
+            with _loading(shapes), _plain_path(path) as plain:
                 loaded = ocp.load(plain, placed)
             yield from ((place, np.asarray(leaf)) for place, leaf in leaves(loaded) if place in batch)
             batch, size = set(), 0
 
 
-def _few_at_once(shapes, stored=jnp.float32) -> ocp.Context:
+@contextmanager
+def _loading(shapes, stored=jnp.float32) -> Iterator[None]:
     """Read as little at a time as the largest leaf allows, so that the host needs little more than the device."""
     widths = (leaf.size * max(leaf.dtype.itemsize, jnp.dtype(stored).itemsize) for leaf in jax.tree.leaves(shapes))
     context = ocp.Context()
     context.memory.read_concurrent_bytes = max(LEAST_READ, 1 + max(widths, default=0))
-    return context
+    with context, _root_logger_kept():
+        yield
 
 
 @contextmanager
@@ -104,7 +122,7 @@ def _saving():
     context = ocp.Context()
     context.array.saving.enable_write_sharding_file = False  # `load` is always told where arrays go
     context.array.saving.array_metadata_store = None
-    with context, _without_traces():
+    with context, _root_logger_kept(), _without_traces():
         yield
 
 

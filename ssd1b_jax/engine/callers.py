@@ -109,7 +109,7 @@ class Stream:
                 return
             self._taken += 1
             try:
-                job = self._planner.plan(request)
+                job = self._planner.take(request)
             except Error as error:
                 failed.append((index, error))
                 continue

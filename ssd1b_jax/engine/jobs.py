@@ -106,7 +106,7 @@ class Planner:
         self._lock = threading.Lock()
 
     def keep(self, requests: Iterable[Request]) -> list[Job]:
-        """Plan requests that will be asked for soon; `plan` then gives the same job for the same object, once.
+        """Plan requests that will be asked for soon; `take` then gives the same job for the same object, once.
 
         The first few pictures are read too. Raises RequestError and ImageError.
         """
@@ -121,12 +121,14 @@ class Planner:
             jobs.append(job)
         return jobs
 
+    def take(self, request: Request) -> Job:
+        """The job of a request that was kept, or else a new one. Raises RequestError."""
+        with self._lock:
+            _, job = self._kept.pop(id(request), (None, None))
+        return job or self.plan(request)
+
     def plan(self, request: Request) -> Job:
         """Resolve and tokenize a request. Raises RequestError."""
-        with self._lock:
-            kept = self._kept.pop(id(request), None)
-        if kept is not None:
-            return kept[1]
         request = _with_tagged(request, self.loras).resolve(self.config)
         table, notes = request.table(self.config), [*request.notes]
         notes += _late_start(request, self.config)
