@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from ssd1b_jax.checkpoints.lora import LoRA, read
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.engine.packing import Arrays, Packing, is_vector
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.kernels import Winograd
 from ssd1b_jax.models import algorithms
@@ -43,13 +44,14 @@ class Adapters:
         self._files: dict[str, str] = {}
         self._offered: dict[str, Path] = {}
         self._last: tuple[dict[str, float], dict] | None = None
-        self._leaves: list[tuple[dict, dict[tuple[str, ...], tuple[Array, ...]]]] = []  # of params, by parts
+        self._packs: dict[str, Arrays] = {}
+        self._arguments: list[tuple[dict, dict[str, Arrays]]] = []  # of params, by part
         self._lock = threading.Lock()
 
     def load(self, params: dict) -> None:
         """Take the parameters whose shapes it was made with."""
         self._params = params
-        self._leaves = []
+        self._packs, self._arguments = {}, []
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -103,23 +105,27 @@ class Adapters:
         with self._lock:
             if self._last is not None and self._last[0] == scales:
                 return self._last[1]
-            self._last, self._leaves = None, []  # frees its memory for the next
+            self._last, self._arguments = None, []  # frees its memory for the next
             loras = [self._loras[name] for name in scales]
             params = merge(self._params, loras, list(scales.values()), self._algorithms)
             self._last = scales, params
             return params
 
-    def leaves(self, scales: Mapping[str, Any], *parts: str) -> tuple[Array, ...]:
-        """The same as compiled programs take them: the leaves of some parts, which are kept as long as they are."""
+    def arguments(self, scales: Mapping[str, Any], *parts: str) -> dict[str, Arrays]:
+        """The same as compiled programs take them: packed, by part (see `Calls`)."""
         params = self.params(scales)
         with self._lock:
-            kept = next((leaves for owner, leaves in self._leaves if owner is params), None)
+            kept = next((arguments for owner, arguments in self._arguments if owner is params), None)
             if kept is None:
                 kept = {}
-                self._leaves.append((params, kept))
-            if parts not in kept:
-                kept[parts] = tuple(jax.tree.leaves({part: params[part] for part in parts}))
-            return kept[parts]
+                self._arguments.append((params, kept))
+            for part in parts:
+                if part not in kept:
+                    packing = Packing(params[part], is_vector)
+                    if part not in self._packs:  # no LoRA changes what is packed
+                        self._packs[part] = packing.place(params[part])
+                    kept[part] = *self._packs[part], *packing.others(params[part])
+            return {part: kept[part] for part in parts}
 
 
 def place(lora: LoRA, params: dict) -> LoRA:

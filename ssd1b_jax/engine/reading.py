@@ -105,7 +105,8 @@ class Reading:
         try:
             if not entry.future.done():
                 entry.programs = self._programs.hold(*Needed.of(entry.job))
-                entry.inputs = inputs.read(entry.job, self._programs.config, entry.pictures)
+                packing = self._programs.calls.rows(entry.job.group.program).inputs
+                entry.inputs = inputs.read(entry.job, self._programs.config, entry.pictures, packing)
         except Exception as error:
             self._fail(entry, error)
         entry.is_reading = False

@@ -10,7 +10,6 @@ from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.programs import Programs
 from ssd1b_jax.engine.slots import Block, Entries, Entry, Lane, Outbox, Place, taken
-from ssd1b_jax.engine.stages import Steps
 from ssd1b_jax.models import PARTS
 
 
@@ -26,7 +25,7 @@ class Runner:
         self.lanes: list[Lane] = [(device, row) for device in range(self.count) for row in range(self.width)]
 
     def run(self, name: str, program: Program, *arguments):
-        """Call a stage, which is compiled first where it was not. The first argument are leaves of parameters."""
+        """Call a stage, which is compiled first where it was not. Arguments are as `Calls.packed` says."""
         return self.programs.get(name, program)(*arguments)
 
     def prepare(self, group: Group, dealt: Mapping[Lane, Entry]) -> tuple[Block, dict]:
@@ -37,8 +36,8 @@ class Runner:
         first = next(iter(dealt.values()))
         rows = [dealt.get(lane, first) for lane in self.lanes]
         grid: Entries = [[dealt.get((device, row)) for row in range(self.width)] for device in range(self.count)]
-        inputs = jax.tree.map(self._stack, *(entry.inputs.inputs for entry in rows))
-        params = self.adapters.leaves(dict(group.loras), *PARTS)
+        inputs = tuple(self._stack(each) for each in zip(*(entry.inputs.packed for entry in rows), strict=True))
+        params = self.adapters.arguments(dict(group.loras), *PARTS)
         slots, finite = self.run("prepare", group.program, params, inputs)
         block = Block(slots, grid)
         for entry, device, row in taken(grid):
@@ -47,14 +46,9 @@ class Runner:
             entry.finite.append((finite, device, row))
         return block, finite
 
-    def _stack(self, *rows: np.ndarray | np.generic) -> np.ndarray:
+    def _stack(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """One array of all rows, by device; the call places it there."""
-        first = np.asarray(rows[0])
-        stacked = np.empty((self.count, self.width, *first.shape), first.dtype)
-        flat = stacked.reshape(len(rows), *first.shape)
-        for i, row in enumerate(rows):
-            flat[i] = row
-        return stacked
+        return np.stack(rows).reshape(self.count, self.width, *rows[0].shape)
 
     def gather(self, program: Program, wanted: Sequence[Entry], blocks: Sequence[Block]) -> Block:
         """Bring pictures, at most one of each lane, into one block; the pictures that are in their rows leave it."""
@@ -68,16 +62,15 @@ class Runner:
 
     def advance(self, group: Group, block: Block, stops: dict[Entry, int], guided: bool):
         """Make the calls of some pictures of a block up to their stops. Returns the predicted results, to look at."""
-        start = np.zeros((self.count, self.width), np.int32)
-        stop = start.copy()
-        for entry, last in stops.items():
+        steps = np.zeros((self.count, self.width, 2), np.int32)
+        for entry, stop in stops.items():
             _, device, row = entry.place
-            start[device, row], stop[device, row] = entry.call, last
-            entry.call = last
+            steps[device, row] = entry.call, stop
+            entry.call = stop
         name = programs.advance(group.program.guided, guided)
-        params = self.adapters.leaves(dict(group.loras), "unet")
+        params = self.adapters.arguments(dict(group.loras), "unet")
         state, fixed = block.slots
-        state, denoised = self.run(name, group.program, params, state, fixed, Steps(start, stop))
+        state, denoised = self.run(name, group.program, params, state, fixed, steps)
         block.slots = block.slots._replace(state=state)
         return denoised
 
@@ -100,7 +93,7 @@ class Runner:
 
     def decode(self, program: Program, latents, grid: Entries):
         """Pixels of latents, on the devices; tells each picture of the grid where its `finite` are."""
-        params = self.adapters.leaves({}, "vae")
+        params = self.adapters.arguments({}, "vae")
         pixels, finite = self.run("decode", program, params, latents)
         for entry, device, row in taken(grid):
             entry.finite.append((finite, device, row))

@@ -1,0 +1,153 @@
+"""How the compiled stages are called: with few arrays, for a call costs by their number (see `packing`).
+
+The stages themselves know nothing of it. Both sides of a call are here: the shapes that a stage is compiled for, and
+the packings by which pictures are read and parameters placed.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssd1b_jax.checkpoints.model_folder import abstract_params
+from ssd1b_jax.engine import inputs, stages
+from ssd1b_jax.engine.devices import Devices
+from ssd1b_jax.engine.jobs import Program
+from ssd1b_jax.engine.packing import Arrays, Packing, is_small, is_vector
+from ssd1b_jax.engine.stages import Fixed, Slots, Stages, Steps
+from ssd1b_jax.models import prepack
+
+
+class Call(NamedTuple):
+    """A stage, the shapes of its arguments on the devices, and which of them its results may take the memory of."""
+
+    function: Callable
+    arguments: tuple
+    donate: str | None
+
+
+class PackedFixed(NamedTuple):
+    """`Fixed`, packed. The arrays are (sides, batch, ...) and (batch, ...)."""
+
+    conditioning: Arrays
+    rest: Arrays
+
+
+class Rows(NamedTuple):
+    """The rows of a program: what is read for one, what stays the same while it is sampled, and the shapes of all."""
+
+    inputs: Packing
+    conditioning: Packing
+    rest: Packing
+    slots: Slots
+
+    def pack(self, fixed: Fixed) -> PackedFixed:
+        fixed = jax.lax.optimization_barrier(fixed)  # as in `Packing.unpack`
+        return PackedFixed(
+            self.conditioning.pack(fixed.conditioning), self.rest.pack(fixed._replace(conditioning=None))
+        )
+
+    def unpack(self, packed: PackedFixed) -> Fixed:
+        return self.rest.unpack(packed.rest)._replace(conditioning=self.conditioning.unpack(packed.conditioning))
+
+
+class Calls:
+    """The calls of one model's stages on its devices."""
+
+    def __init__(self, stages: Stages, devices: Devices):
+        self.stages = stages
+        self.devices = devices
+        self._rows: dict[Program, Rows] = {}
+
+    @functools.cached_property
+    def params(self) -> dict[str, Any]:
+        """Shapes of the parameters, by part."""
+        shapes = abstract_params(self.stages.config, self.stages.dtypes)
+        return {part: prepack(part, self.stages.config, tree, self.devices.platform) for part, tree in shapes.items()}
+
+    @functools.cached_property
+    def packings(self) -> dict[str, Packing]:
+        """Of the parameters, by part. Kernels are by themselves, as LoRAs change them."""
+        return {part: Packing(tree, is_vector) for part, tree in self.params.items()}
+
+    def rows(self, program: Program) -> Rows:
+        """How the rows of a program are packed."""
+        if program not in self._rows:
+            one = inputs.abstract(program, self.stages.config)
+            batch = self._rows_of(one)
+            slots, _ = jax.eval_shape(self._stage("prepare"), self.params, batch)
+            conditioning = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), slots.fixed.conditioning)
+            rest = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), slots.fixed._replace(conditioning=None)
+            )
+            self._rows[program] = Rows(Packing(one, lambda leaf: True), Packing(conditioning), Packing(rest), slots)
+        return self._rows[program]
+
+    def plain(self, name: str, program: Program) -> Call:
+        """A stage as it is."""
+        fixed, step = self.rows(program).slots, jax.ShapeDtypeStruct((self.devices.per_device,), jnp.int32)
+        batch = self._rows_of(inputs.abstract(program, self.stages.config))
+        return self._call(self._stage(name), name, self.params, batch, fixed, Steps(step, step))
+
+    def packed(self, name: str, program: Program) -> Call:
+        """A stage as it is compiled and run: its parameters, inputs and what is fixed are packed, its steps one array."""
+        rows = self.rows(program)
+        params = {part: packing.shapes for part, packing in self.packings.items()}
+        slots = rows.slots._replace(fixed=jax.eval_shape(rows.pack, rows.slots.fixed))
+        steps = jax.ShapeDtypeStruct((self.devices.per_device, 2), jnp.int32)
+        return self._call(self._packed(name, rows), name, params, self._rows_of(rows.inputs.shapes), slots, steps)
+
+    def _packed(self, name: str, rows: Rows) -> Callable:
+        stage = self._stage(name)
+
+        def unpacked(params: dict) -> dict:
+            return {part: self.packings[part].unpack(arrays) for part, arrays in params.items()}
+
+        @functools.wraps(stage)
+        def prepare(params, inputs):
+            slots, finite = stage(unpacked(params), rows.inputs.unpack(inputs))
+            return slots._replace(fixed=rows.pack(slots.fixed)), finite
+
+        @functools.wraps(stage)
+        def advance(params, state, fixed, steps):
+            return stage(unpacked(params), state, rows.unpack(fixed), Steps(steps[:, 0], steps[:, 1]))
+
+        @functools.wraps(stage)
+        def decode(params, latents):
+            return stage(unpacked(params), latents)
+
+        return dict(prepare=prepare, decode=decode, put=stage, put_latents=stage).get(name, advance)
+
+    def _stage(self, name: str) -> Callable:
+        """A function of its own, so that what JAX keeps of its traces goes with it."""
+        function = stages.put if name.startswith("put") else getattr(self.stages, name)
+
+        @functools.wraps(function)
+        def stage(*arguments):
+            return function(*arguments)
+
+        return stage
+
+    def _call(self, function: Callable, name: str, params: dict, batch, slots: Slots, steps) -> Call:
+        """Its arguments on the devices, of those that one device gets."""
+        latents, chosen = slots.state.latents, jax.ShapeDtypeStruct((self.devices.per_device,), jnp.bool_)
+        arguments: dict[str, tuple] = dict(
+            prepare=(params, batch),
+            decode=(dict(vae=params["vae"]), latents),
+            put=((), slots, slots, chosen),
+            put_latents=((), latents, latents, chosen),
+        )
+        advance = dict(unet=params["unet"]), slots.state, slots.fixed, steps
+        params, *batches = arguments.get(name, advance)
+        arguments_there = self.devices.replicate(params) if params else params, *jax.tree.map(self._spread, batches)
+        return Call(function, arguments_there, "state" if name not in arguments else None)
+
+    def _rows_of(self, one):
+        """The shapes of a batch on one device, of those of a row."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.devices.per_device, *x.shape), x.dtype), one)
+
+    def _spread(self, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """The shape on all devices, of that on one."""
+        return jax.ShapeDtypeStruct((len(self.devices.devices), *x.shape), x.dtype, sharding=self.devices.sharded)
