@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from ssd1b_jax.checkpoints.model_folder import abstract_params
-from ssd1b_jax.engine import inputs, stages
+from ssd1b_jax.engine import inputs, loop, stages
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.engine.jobs import Program
 from ssd1b_jax.engine.packing import Arrays, Packing, is_small, is_vector
@@ -26,6 +27,15 @@ class Call(NamedTuple):
     function: Callable
     arguments: tuple
     donate: str | None
+
+
+class Sampled(NamedTuple):
+    """`loop.State`, and the model calls that were made: a call then says only how many are to be made."""
+
+    latents: Array
+    registers: Array
+    denoised: Array
+    made: Int[Array, " batch"]
 
 
 class PackedFixed(NamedTuple):
@@ -92,11 +102,14 @@ class Calls:
         return self._call(self._stage(name), name, self.params, batch, fixed, Steps(step, step))
 
     def packed(self, name: str, program: Program) -> Call:
-        """A stage as it is compiled and run: its parameters, inputs and what is fixed are packed, its steps one array."""
+        """A stage as it is compiled and run: its parameters, inputs and what is fixed are packed.
+
+        Rows know the calls that were made, and are told how many to make.
+        """
         rows = self.rows(program)
         params = {part: packing.shapes for part, packing in self.packings.items()}
-        slots = rows.slots._replace(fixed=jax.eval_shape(rows.pack, rows.slots.fixed))
-        steps = jax.ShapeDtypeStruct((self.devices.per_device, 2), jnp.int32)
+        steps = jax.ShapeDtypeStruct((self.devices.per_device,), jnp.int32)
+        slots = Slots(Sampled(*rows.slots.state, steps), jax.eval_shape(rows.pack, rows.slots.fixed))
         return self._call(self._packed(name, rows), name, params, self._rows_of(rows.inputs.shapes), slots, steps)
 
     def _packed(self, name: str, rows: Rows) -> Callable:
@@ -108,11 +121,15 @@ class Calls:
         @functools.wraps(stage)
         def prepare(params, inputs):
             slots, finite = stage(unpacked(params), rows.inputs.unpack(inputs))
-            return slots._replace(fixed=rows.pack(slots.fixed)), finite
+            made = jnp.zeros(len(slots.state.latents), jnp.int32)
+            return Slots(Sampled(*slots.state, made), rows.pack(slots.fixed)), finite
 
         @functools.wraps(stage)
         def advance(params, state, fixed, steps):
-            return stage(unpacked(params), state, rows.unpack(fixed), Steps(steps[:, 0], steps[:, 1]))
+            *sampled, made = state
+            steps = Steps(made, made + steps)
+            sampled, denoised = stage(unpacked(params), loop.State(*sampled), rows.unpack(fixed), steps)
+            return Sampled(*sampled, steps.stop), denoised
 
         @functools.wraps(stage)
         def decode(params, latents):

@@ -52,7 +52,7 @@ def read(job: Job, config: ModelConfig, pictures: Pictures, packing: Packing) ->
         tables=jax.tree.map(lambda column: column[0], tables),
         row_noise=_row_noise(job, source, shape),
     )
-    return HostInputs(packing.pack(inputs, np.concatenate), picture, (*job.notes, *picture.notes))
+    return HostInputs(packing.pack(inputs), picture, (*job.notes, *picture.notes))
 
 
 def abstract(program: Program, config: ModelConfig) -> Inputs:

@@ -5,13 +5,14 @@ scales. A program takes its pack apart once a call, which moves values and round
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+WORD = np.dtype(np.uint32)
 SMALL = 1 << 15  # bytes of a row; what is larger stays by itself, for taking an array out of a pack copies it
 
 Arrays = tuple[Array | np.ndarray, ...]
@@ -26,9 +27,10 @@ def is_vector(leaf: jax.ShapeDtypeStruct) -> bool:
 
 
 class Packing:
-    """The leaves of a tree as fewer arrays: first a vector of all that are packed, for each dtype, then the others.
+    """The leaves of a tree as fewer arrays: first vectors of all that are packed, then the others.
 
     `shapes` is the tree of one row, and `is_packed` says which leaves are packed; arrays may have axes in front of it.
+    Values of 4 bytes are packed together, as words, and flags with them; others with those of their dtype.
     """
 
     def __init__(self, shapes, is_packed: Callable[[jax.ShapeDtypeStruct], bool] = is_small):
@@ -37,17 +39,18 @@ class Packing:
         self._packs: dict[np.dtype, list[int]] = {}  # indices of leaves
         self._others: list[int] = []
         for i, leaf in enumerate(self._leaves):
-            (self._packs.setdefault(leaf.dtype, []) if is_packed(leaf) else self._others).append(i)
+            dtype = WORD if leaf.dtype.itemsize == WORD.itemsize or leaf.dtype == bool else leaf.dtype
+            (self._packs.setdefault(dtype, []) if is_packed(leaf) else self._others).append(i)
 
     @property
     def shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Of the arrays of one row."""
         return jax.eval_shape(self.pack, jax.tree.unflatten(self._tree, self._leaves))
 
-    def pack(self, tree, concatenate: Callable = jnp.concatenate) -> Arrays:
-        """The arrays of a tree; those of NumPy are joined by NumPy's `concatenate`."""
+    def pack(self, tree) -> Arrays:
+        """The arrays of a tree. Those of NumPy stay on the host."""
         leaves = self._flatten(tree)
-        return *self._join(leaves, concatenate), *(leaves[i] for i in self._others)
+        return *self._join(leaves), *(leaves[i] for i in self._others)
 
     def others(self, tree) -> Arrays:
         """The arrays that are not packed."""
@@ -60,17 +63,19 @@ class Packing:
         hosted = jax.device_get({i: leaves[i] for indices in self._packs.values() for i in indices})
         return tuple(
             jax.device_put(pack, leaves[indices[0]].sharding)
-            for pack, indices in zip(self._join(hosted, np.concatenate), self._packs.values(), strict=True)
+            for pack, indices in zip(self._join(hosted), self._packs.values(), strict=True)
         )
 
     def unpack(self, arrays: Sequence[Array]):
-        """The tree, in a program, whose other operations are those that it has without packs."""
+        """The tree, in a program."""
         leaves: list = [None] * len(self._leaves)
         packs, others = arrays[: len(self._packs)], arrays[len(self._packs) :]
         for pack, indices in zip(packs, self._packs.values(), strict=True):
             sizes = [math.prod(self._leaves[i].shape) for i in indices]
             for i, part in zip(indices, jax.lax.split(pack, sizes, axis=pack.ndim - 1), strict=True):
-                leaves[i] = part.reshape(*pack.shape[:-1], *self._leaves[i].shape)
+                shape, dtype = self._leaves[i].shape, self._leaves[i].dtype
+                values = part != 0 if dtype == bool else jax.lax.bitcast_convert_type(part, dtype)
+                leaves[i] = values.reshape(*pack.shape[:-1], *shape)
         for i, leaf in zip(self._others, others, strict=True):
             leaves[i] = leaf
         # XLA fuses nothing with the slices, so what follows rounds as it does without them.
@@ -79,12 +84,16 @@ class Packing:
     def _flatten(self, tree) -> list:
         return self._tree.flatten_up_to(tree)
 
-    def _join(self, leaves, concatenate: Callable) -> list:
+    def _join(self, leaves: Sequence | Mapping[int, np.ndarray]) -> list:
         """The packs."""
 
-        def row(i: int):
-            """A leaf whose own axes are one."""
-            lead = np.ndim(leaves[i]) - self._leaves[i].ndim
-            return leaves[i].reshape(*leaves[i].shape[:lead], -1)
+        def row(i: int, dtype: np.dtype):
+            """A leaf as values of its pack, with one axis in place of its own."""
+            leaf, shape = leaves[i], self._leaves[i]
+            leaf = leaf.reshape(*leaf.shape[: leaf.ndim - shape.ndim], -1)
+            if shape.dtype == bool:
+                return leaf.astype(dtype)
+            return leaf.view(dtype)
 
-        return [concatenate([row(i) for i in indices], axis=-1) for indices in self._packs.values()]
+        packs = ([row(i, dtype) for i in indices] for dtype, indices in self._packs.items())
+        return [(np if isinstance(rows[0], np.ndarray) else jnp).concatenate(rows, axis=-1) for rows in packs]

@@ -13,6 +13,9 @@ from ssd1b_jax.engine.slots import Block, Entries, Entry, Lane, Outbox, Place, t
 from ssd1b_jax.models import PARTS
 
 
+PLACED = 64  # small arrays of a value for each row, which are kept on the devices
+
+
 class Runner:
     """The devices of one pipeline."""
 
@@ -23,6 +26,19 @@ class Runner:
         self.count = len(self.devices.devices)
         self.width = self.devices.per_device
         self.lanes: list[Lane] = [(device, row) for device in range(self.count) for row in range(self.width)]
+        self._placed: dict[tuple[type, tuple[int, ...]], jax.Array] = {}
+
+    def _by_row(self, dtype: type, values: Mapping[Lane, int]) -> jax.Array:
+        """A value of each row, 0 where there is none. Those that were asked for lately are on the devices."""
+        key = dtype, tuple(values.get(lane, 0) for lane in self.lanes)
+        placed = self._placed.pop(key, None)
+        if placed is None:
+            host = np.array(key[1], dtype).reshape(self.count, self.width)
+            placed = jax.device_put(host, self.devices.sharded)
+        self._placed[key] = placed
+        if len(self._placed) > PLACED:
+            del self._placed[next(iter(self._placed))]
+        return placed
 
     def run(self, name: str, program: Program, *arguments):
         """Call a stage, which is compiled first where it was not. Arguments are as `Calls.packed` says."""
@@ -62,34 +78,30 @@ class Runner:
 
     def advance(self, group: Group, block: Block, stops: dict[Entry, int], guided: bool):
         """Make the calls of some pictures of a block up to their stops. Returns the predicted results, to look at."""
-        steps = np.zeros((self.count, self.width, 2), np.int32)
+        calls = {entry.place.lane: stop - entry.call for entry, stop in stops.items()}
         for entry, stop in stops.items():
-            _, device, row = entry.place
-            steps[device, row] = entry.call, stop
             entry.call = stop
         name = programs.advance(group.program.guided, guided)
         params = self.adapters.arguments(dict(group.loras), "unet")
         state, fixed = block.slots
-        state, denoised = self.run(name, group.program, params, state, fixed, steps)
+        state, denoised = self.run(name, group.program, params, state, fixed, self._by_row(np.int32, calls))
         block.slots = block.slots._replace(state=state)
         return denoised
 
-    def outbox(self, block: Block) -> Outbox:
-        """An empty one for the latents of such a block."""
-        latents = block.slots.state.latents
-        empty = jax.device_put(np.zeros(latents.shape, latents.dtype), self.devices.sharded)
-        return Outbox(empty, self.count, self.width)
+    def outbox(self) -> Outbox:
+        """An empty one."""
+        return Outbox(self.count, self.width)
 
     def collect(self, program: Program, outbox: Outbox, block: Block, entries: Sequence[Entry]) -> None:
         """Move the latents of pictures that are done to the outbox, and free their rows."""
-        chosen = np.zeros((self.count, self.width), bool)
+        chosen = dict.fromkeys((entry.place.lane for entry in entries), True)
         for entry in entries:
             _, device, row = entry.place
-            chosen[device, row] = True
             outbox.grid[device][row] = entry
             block.remove(entry)
         latents = block.slots.state.latents
-        outbox.latents = self.run("put_latents", program, (), outbox.latents, latents, chosen)
+        before = latents if outbox.latents is None else outbox.latents
+        outbox.latents = self.run("put_latents", program, (), before, latents, self._by_row(np.bool_, chosen))
 
     def decode(self, program: Program, latents, grid: Entries):
         """Pixels of latents, on the devices; tells each picture of the grid where its `finite` are."""
@@ -101,18 +113,13 @@ class Runner:
 
     def _exchange(self, program: Program, target: Block, source: Block, moving: Sequence[Entry]) -> None:
         """Swap pictures of `source` with what is in their rows of `target`."""
-        into, out_of = np.zeros((2, self.count, self.width), bool)
-        pairs = []
-        for entry in moving:
-            _, device, row = entry.place
-            other = target.grid[device][row]
-            into[device, row] = True
-            out_of[device, row] = other is not None
-            pairs.append((entry, other))
+        pairs = [(entry, target.grid[entry.place.device][entry.place.row]) for entry in moving]
+        into = {entry.place.lane: True for entry in moving}
+        out_of = {entry.place.lane: True for entry, other in pairs if other is not None}
         old = target.slots
-        target.slots = self.run("put", program, (), old, source.slots, into)
-        if out_of.any():
-            source.slots = self.run("put", program, (), source.slots, old, out_of)
+        target.slots = self.run("put", program, (), old, source.slots, self._by_row(np.bool_, into))
+        if out_of:
+            source.slots = self.run("put", program, (), source.slots, old, self._by_row(np.bool_, out_of))
         for entry, other in pairs:
             _, device, row = entry.place
             target.grid[device][row], source.grid[device][row] = entry, other

@@ -123,8 +123,8 @@ class Block:
 class Outbox:
     """Latents of pictures that are done, until they are decoded together. `age` is in model calls."""
 
-    def __init__(self, latents, devices: int, width: int):
-        self.latents = latents
+    def __init__(self, devices: int, width: int):
+        self.latents: Any = None  # until there is a picture
         self.grid: Entries = [[None] * width for _ in range(devices)]
         self.age = 0
 

@@ -222,7 +222,7 @@ class Ticks:
                 self._flush(program)
                 outbox = None
             if outbox is None:
-                outbox = self.outboxes[program] = self.runner.outbox(block)
+                outbox = self.outboxes[program] = self.runner.outbox()
             self.runner.collect(program, outbox, block, done)
         self._sweep()
 

@@ -89,8 +89,7 @@ def _seconds(compiled: programs.Programs, program: Program, devices: Devices, pa
     arguments = Adapters(compiled.config, params, devices.platform).arguments
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
     slots, _ = compiled.get("prepare", program)(arguments({}, *PARTS), zeros)
-    steps = np.zeros((len(devices.devices), devices.per_device, 2), np.int32)
-    steps[..., 1] = CALLS
+    steps = np.full((len(devices.devices), devices.per_device), CALLS, np.int32)
     advance, state = compiled.get("advance", program), slots.state
 
     def turn() -> float:
