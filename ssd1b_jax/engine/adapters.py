@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 
 from ssd1b_jax.checkpoints.lora import LoRA, read
 from ssd1b_jax.config import ModelConfig
-from ssd1b_jax.engine.packing import Arrays, Packing, is_vector
+from ssd1b_jax.engine.packing import Arrays
+from ssd1b_jax.engine.parameters import USED, Parameters
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.kernels import Winograd
 from ssd1b_jax.models import algorithms
@@ -44,14 +45,14 @@ class Adapters:
         self._files: dict[str, str] = {}
         self._offered: dict[str, Path] = {}
         self._last: tuple[dict[str, float], dict] | None = None
-        self._packs: dict[str, Arrays] = {}
-        self._arguments: list[tuple[dict, dict[str, Arrays]]] = []  # of params, by part
+        self._used: dict[tuple[str, str], tuple[Parameters, Arrays]] = {}  # by stage and part, with the packs
+        self._arguments: list[tuple[dict, dict[str, dict[str, Arrays]]]] = []  # of params, by stage
         self._lock = threading.Lock()
 
     def load(self, params: dict) -> None:
         """Take the parameters whose shapes it was made with."""
         self._params = params
-        self._packs, self._arguments = {}, []
+        self._used, self._arguments = {}, []
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -111,21 +112,25 @@ class Adapters:
             self._last = scales, params
             return params
 
-    def arguments(self, scales: Mapping[str, Any], *parts: str) -> dict[str, Arrays]:
-        """The same as compiled programs take them: packed, by part (see `Calls`)."""
+    def arguments(self, scales: Mapping[str, Any], stage: str) -> dict[str, Arrays]:
+        """The same as a compiled stage takes them: what it uses, packed, by part (see `Parameters`)."""
         params = self.params(scales)
         with self._lock:
             kept = next((arguments for owner, arguments in self._arguments if owner is params), None)
             if kept is None:
                 kept = {}
                 self._arguments.append((params, kept))
-            for part in parts:
-                if part not in kept:
-                    packing = Packing(params[part], is_vector)
-                    if part not in self._packs:  # no LoRA changes what is packed
-                        self._packs[part] = packing.place(params[part])
-                    kept[part] = *self._packs[part], *packing.others(params[part])
-            return {part: kept[part] for part in parts}
+            if stage not in kept:
+                kept[stage] = {part: self._packed(stage, part, params[part]) for part in USED[stage]}
+            return kept[stage]
+
+    def _packed(self, stage: str, part: str, tree: dict) -> Arrays:
+        key = stage, part
+        if key not in self._used:
+            parameters = Parameters(stage, part, tree)
+            self._used[key] = parameters, parameters.packs(tree)
+        parameters, packs = self._used[key]
+        return *packs, *parameters.others(tree)
 
 
 def place(lora: LoRA, params: dict) -> LoRA:

@@ -5,7 +5,7 @@ the packings by which pictures are read and parameters placed.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,8 @@ from ssd1b_jax.checkpoints.model_folder import abstract_params
 from ssd1b_jax.engine import inputs, loop, stages
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.engine.jobs import Program
-from ssd1b_jax.engine.packing import Arrays, Packing, is_small, is_vector
+from ssd1b_jax.engine.packing import Arrays, Packing
+from ssd1b_jax.engine.parameters import USED, Parameters
 from ssd1b_jax.engine.stages import Fixed, Slots, Stages, Steps
 from ssd1b_jax.models import prepack
 
@@ -77,11 +78,6 @@ class Calls:
         shapes = abstract_params(self.stages.config, self.stages.dtypes)
         return {part: prepack(part, self.stages.config, tree, self.devices.platform) for part, tree in shapes.items()}
 
-    @functools.cached_property
-    def packings(self) -> dict[str, Packing]:
-        """Of the parameters, by part. Kernels are by themselves, as LoRAs change them."""
-        return {part: Packing(tree, is_vector) for part, tree in self.params.items()}
-
     def rows(self, program: Program) -> Rows:
         """How the rows of a program are packed."""
         if program not in self._rows:
@@ -99,7 +95,8 @@ class Calls:
         """A stage as it is."""
         fixed, step = self.rows(program).slots, jax.ShapeDtypeStruct((self.devices.per_device,), jnp.int32)
         batch = self._rows_of(inputs.abstract(program, self.stages.config))
-        return self._call(self._stage(name), name, self.params, batch, fixed, Steps(step, step))
+        params = {part: self.params[part] for part in USED[name]}
+        return self._call(self._stage(name), name, params, batch, fixed, Steps(step, step))
 
     def packed(self, name: str, program: Program) -> Call:
         """A stage as it is compiled and run: its parameters, inputs and what is fixed are packed.
@@ -107,16 +104,18 @@ class Calls:
         Rows know the calls that were made, and are told how many to make.
         """
         rows = self.rows(program)
-        params = {part: packing.shapes for part, packing in self.packings.items()}
+        used = {part: Parameters(name, part, self.params[part]) for part in USED[name]}
+        params = {part: parameters.shapes for part, parameters in used.items()}
         steps = jax.ShapeDtypeStruct((self.devices.per_device,), jnp.int32)
         slots = Slots(Sampled(*rows.slots.state, steps), jax.eval_shape(rows.pack, rows.slots.fixed))
-        return self._call(self._packed(name, rows), name, params, self._rows_of(rows.inputs.shapes), slots, steps)
+        function = self._packed(name, used, rows)
+        return self._call(function, name, params, self._rows_of(rows.inputs.shapes), slots, steps)
 
-    def _packed(self, name: str, rows: Rows) -> Callable:
+    def _packed(self, name: str, used: Mapping[str, Parameters], rows: Rows) -> Callable:
         stage = self._stage(name)
 
-        def unpacked(params: dict) -> dict:
-            return {part: self.packings[part].unpack(arrays) for part, arrays in params.items()}
+        def unpacked(params: Mapping[str, Arrays]) -> dict:
+            return {part: used[part].unpack(arrays) for part, arrays in params.items()}
 
         @functools.wraps(stage)
         def prepare(params, inputs):
@@ -151,15 +150,14 @@ class Calls:
         """Its arguments on the devices, of those that one device gets."""
         latents, chosen = slots.state.latents, jax.ShapeDtypeStruct((self.devices.per_device,), jnp.bool_)
         arguments: dict[str, tuple] = dict(
-            prepare=(params, batch),
-            decode=(dict(vae=params["vae"]), latents),
-            put=((), slots, slots, chosen),
-            put_latents=((), latents, latents, chosen),
+            prepare=(batch,),
+            decode=(latents,),
+            put=(slots, slots, chosen),
+            put_latents=(latents, latents, chosen),
         )
-        advance = dict(unet=params["unet"]), slots.state, slots.fixed, steps
-        params, *batches = arguments.get(name, advance)
-        arguments_there = self.devices.replicate(params) if params else params, *jax.tree.map(self._spread, batches)
-        return Call(function, arguments_there, "state" if name not in arguments else None)
+        batches = arguments.get(name, (slots.state, slots.fixed, steps))
+        placed = self.devices.replicate(params) if params else params
+        return Call(function, (placed, *jax.tree.map(self._spread, batches)), None if name in arguments else "state")
 
     def _rows_of(self, one):
         """The shapes of a batch on one device, of those of a row."""

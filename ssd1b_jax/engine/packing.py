@@ -22,10 +22,6 @@ def is_small(leaf: jax.ShapeDtypeStruct) -> bool:
     return math.prod(leaf.shape) * leaf.dtype.itemsize <= SMALL
 
 
-def is_vector(leaf: jax.ShapeDtypeStruct) -> bool:
-    return leaf.ndim == 1
-
-
 class Packing:
     """The leaves of a tree as fewer arrays: first vectors of all that are packed, then the others.
 

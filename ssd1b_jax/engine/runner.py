@@ -10,7 +10,6 @@ from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.programs import Programs
 from ssd1b_jax.engine.slots import Block, Entries, Entry, Lane, Outbox, Place, taken
-from ssd1b_jax.models import PARTS
 
 
 PLACED = 64  # small arrays of a value for each row, which are kept on the devices
@@ -53,7 +52,7 @@ class Runner:
         rows = [dealt.get(lane, first) for lane in self.lanes]
         grid: Entries = [[dealt.get((device, row)) for row in range(self.width)] for device in range(self.count)]
         inputs = tuple(self._stack(each) for each in zip(*(entry.inputs.packed for entry in rows), strict=True))
-        params = self.adapters.arguments(dict(group.loras), *PARTS)
+        params = self.adapters.arguments(dict(group.loras), "prepare")
         slots, finite = self.run("prepare", group.program, params, inputs)
         block = Block(slots, grid)
         for entry, device, row in taken(grid):
@@ -82,7 +81,7 @@ class Runner:
         for entry, stop in stops.items():
             entry.call = stop
         name = programs.advance(group.program.guided, guided)
-        params = self.adapters.arguments(dict(group.loras), "unet")
+        params = self.adapters.arguments(dict(group.loras), name)
         state, fixed = block.slots
         state, denoised = self.run(name, group.program, params, state, fixed, self._by_row(np.int32, calls))
         block.slots = block.slots._replace(state=state)
@@ -101,11 +100,11 @@ class Runner:
             block.remove(entry)
         latents = block.slots.state.latents
         before = latents if outbox.latents is None else outbox.latents
-        outbox.latents = self.run("put_latents", program, (), before, latents, self._by_row(np.bool_, chosen))
+        outbox.latents = self.run("put_latents", program, {}, before, latents, self._by_row(np.bool_, chosen))
 
     def decode(self, program: Program, latents, grid: Entries):
         """Pixels of latents, on the devices; tells each picture of the grid where its `finite` are."""
-        params = self.adapters.arguments({}, "vae")
+        params = self.adapters.arguments({}, "decode")
         pixels, finite = self.run("decode", program, params, latents)
         for entry, device, row in taken(grid):
             entry.finite.append((finite, device, row))
@@ -117,9 +116,9 @@ class Runner:
         into = {entry.place.lane: True for entry in moving}
         out_of = {entry.place.lane: True for entry, other in pairs if other is not None}
         old = target.slots
-        target.slots = self.run("put", program, (), old, source.slots, self._by_row(np.bool_, into))
+        target.slots = self.run("put", program, {}, old, source.slots, self._by_row(np.bool_, into))
         if out_of:
-            source.slots = self.run("put", program, (), source.slots, old, self._by_row(np.bool_, out_of))
+            source.slots = self.run("put", program, {}, source.slots, old, self._by_row(np.bool_, out_of))
         for entry, other in pairs:
             _, device, row = entry.place
             target.grid[device][row], source.grid[device][row] = entry, other
