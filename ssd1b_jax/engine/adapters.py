@@ -4,8 +4,10 @@ Other scales are another merge, always with the model's own weights, and never a
 """
 
 import dataclasses
+import functools
+import operator
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,8 +23,10 @@ from ssd1b_jax.engine.packing import Arrays
 from ssd1b_jax.engine.parameters import USED, Parameters
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.kernels import Winograd
-from ssd1b_jax.models import algorithms
+from ssd1b_jax.models import ParamPath, algorithms
 from ssd1b_jax.request import FAST
+
+Term = tuple[Array, Array, np.float32]  # down, up, and what their product counts
 
 
 class Adapters:
@@ -45,6 +49,7 @@ class Adapters:
         self._files: dict[str, str] = {}
         self._offered: dict[str, Path] = {}
         self._last: tuple[dict[str, float], dict] | None = None
+        self._compiled: set[frozenset[str]] = set()  # names of LoRAs whose merge is
         self._used: dict[tuple[str, str], tuple[Parameters, Arrays]] = {}  # by stage and part, with the packs
         self._arguments: list[tuple[dict, dict[str, dict[str, Arrays]]]] = []  # of params, by stage
         self._lock = threading.Lock()
@@ -107,10 +112,35 @@ class Adapters:
             if self._last is not None and self._last[0] == scales:
                 return self._last[1]
             self._last, self._arguments = None, []  # frees its memory for the next
-            loras = [self._loras[name] for name in scales]
-            params = merge(self._params, loras, list(scales.values()), self._algorithms)
+            params = merge(self._params, *self._chosen(scales), self._algorithms)
             self._last = scales, params
             return params
+
+    def is_compiled(self, names: Collection[str]) -> bool:
+        """Whether all that merging these LoRAs runs is compiled."""
+        return not names or frozenset(names) in self._compiled
+
+    def compile(self, names: Collection[str]) -> Iterator[ParamPath]:
+        """Compile what merging these LoRAs runs, at any scales, by merging one kernel of each kind; nothing is kept.
+
+        Yields the path of each such kernel after it.
+        """
+        terms = _terms(*self._chosen(dict.fromkeys(names, 1.0)))
+        different = {}
+        for path, factors in terms.items():
+            kernel = functools.reduce(operator.getitem, path, self._params)
+            arrays = jax.tree.leaves((kernel, [(down, up) for down, up, _ in factors]))
+            shapes = tuple((array.shape, array.dtype) for array in arrays)
+            different.setdefault((shapes, self._algorithms.get(path)), (path, kernel))
+        for path, kernel in different.values():
+            jax.block_until_ready(_merged(kernel, terms[path], self._algorithms.get(path)))
+            yield path
+        self._compiled.add(frozenset(names))
+
+    def _chosen(self, scales: Mapping[str, float]) -> tuple[list[LoRA], list[float]]:
+        """LoRAs and their scales, in the order of merging."""
+        scales = self.check(scales)
+        return [self._loras[name] for name in scales], [*scales.values()]
 
     def arguments(self, scales: Mapping[str, Any], stage: str) -> dict[str, Arrays]:
         """The same as a compiled stage takes them: what it uses, packed, by part (see `Parameters`)."""
@@ -158,27 +188,37 @@ def merge(
     small, one for each shape of kernel and rank, and shared by all LoRAs and scales: the same LoRAs at the same
     scales give the same bits, whatever else is loaded.
     """
-    terms: dict[tuple, list] = {}
-    for lora, scale in zip(loras, scales, strict=True):
-        for part, factors in lora.factors.items():
-            for path, factor in factors.items():
-                terms.setdefault((part, *path), []).append((factor.down, factor.up, np.float32(scale * factor.scale)))
+    terms = _terms(loras, scales)
 
-    def merged(node, path):
+    def merged(node, path: ParamPath):
         if path in terms:
-            if path not in algorithms:
-                total = _sum(node.astype(jnp.float32), terms[path])
-                return total.astype(node.dtype)
-            down, up, _ = terms[path][0]
-            change = _sum(jnp.zeros_like(down, jnp.float32, shape=(*down.shape[:-1], up.shape[-1])), terms[path])
-            return {i: node[i] + matrix for i, matrix in enumerate(algorithms[path].pack(change))}
+            return _merged(node, terms[path], algorithms.get(path))
         return {key: merged(value, (*path, key)) for key, value in node.items()} if isinstance(node, dict) else node
 
     return merged(params, ())
 
 
+def _terms(loras: Sequence[LoRA], scales: Sequence[float]) -> dict[ParamPath, list[Term]]:
+    """What is added to each kernel, by its path."""
+    terms: dict[ParamPath, list[Term]] = {}
+    for lora, scale in zip(loras, scales, strict=True):
+        for part, factors in lora.factors.items():
+            for path, factor in factors.items():
+                terms.setdefault((part, *path), []).append((factor.down, factor.up, np.float32(scale * factor.scale)))
+    return terms
+
+
+def _merged(kernel, terms: Sequence[Term], algorithm: Winograd | None):
+    """A kernel, or the matrices that stand for it, with what is added."""
+    if algorithm is None:
+        return _sum(kernel.astype(jnp.float32), terms).astype(kernel.dtype)
+    down, up, _ = terms[0]
+    change = _sum(jnp.zeros_like(down, jnp.float32, shape=(*down.shape[:-1], up.shape[-1])), terms)
+    return {i: kernel[i] + matrix for i, matrix in enumerate(algorithm.pack(change))}
+
+
 def _sum(
-    total: Float[Array, "*kernel inputs outputs"], terms: Sequence[tuple]
+    total: Float[Array, "*kernel inputs outputs"], terms: Sequence[Term]
 ) -> Float[Array, "*kernel inputs outputs"]:
     for term in terms:
         total = _add(total, *term)
