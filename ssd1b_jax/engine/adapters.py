@@ -26,6 +26,7 @@ from ssd1b_jax.kernels import Winograd
 from ssd1b_jax.models import ParamPath, algorithms
 from ssd1b_jax.request import FAST
 
+Loras = tuple[tuple[str, float], ...]  # names and scales, as in `Group`
 Term = tuple[Array, Array, np.float32]  # down, up, and what their product counts
 
 
@@ -51,13 +52,13 @@ class Adapters:
         self._last: tuple[dict[str, float], dict] | None = None
         self._compiled: set[frozenset[str]] = set()  # names of LoRAs whose merge is
         self._used: dict[tuple[str, str], tuple[Parameters, Arrays]] = {}  # by stage and part, with the packs
-        self._arguments: list[tuple[dict, dict[str, dict[str, Arrays]]]] = []  # of params, by stage
+        self._arguments: dict[tuple[Loras, str], dict[str, Arrays]] = {}  # of the model and of the last merge
         self._lock = threading.Lock()
 
     def load(self, params: dict) -> None:
         """Take the parameters whose shapes it was made with."""
         self._params = params
-        self._used, self._arguments = {}, []
+        self._used, self._arguments = {}, {}
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -111,7 +112,7 @@ class Adapters:
         with self._lock:
             if self._last is not None and self._last[0] == scales:
                 return self._last[1]
-            self._last, self._arguments = None, []  # frees its memory for the next
+            self._last, self._arguments = None, {}  # frees its memory for the next
             params = merge(self._params, *self._chosen(scales), self._algorithms)
             self._last = scales, params
             return params
@@ -142,17 +143,15 @@ class Adapters:
         scales = self.check(scales)
         return [self._loras[name] for name in scales], [*scales.values()]
 
-    def arguments(self, scales: Mapping[str, Any], stage: str) -> dict[str, Arrays]:
+    def arguments(self, loras: Loras, stage: str) -> dict[str, Arrays]:
         """The same as a compiled stage takes them: what it uses, packed, by part (see `Parameters`)."""
-        params = self.params(scales)
-        with self._lock:
-            kept = next((arguments for owner, arguments in self._arguments if owner is params), None)
-            if kept is None:
-                kept = {}
-                self._arguments.append((params, kept))
-            if stage not in kept:
-                kept[stage] = {part: self._packed(stage, part, params[part]) for part in USED[stage]}
-            return kept[stage]
+        key = loras, stage
+        arguments = self._arguments.get(key)
+        if arguments is None:
+            params = self.params(dict(loras))
+            arguments = {part: self._packed(stage, part, params[part]) for part in USED[stage]}
+            self._arguments[key] = arguments
+        return arguments
 
     def _packed(self, stage: str, part: str, tree: dict) -> Arrays:
         key = stage, part

@@ -52,7 +52,7 @@ class Runner:
         rows = [dealt.get(lane, first) for lane in self.lanes]
         grid: Entries = [[dealt.get((device, row)) for row in range(self.width)] for device in range(self.count)]
         inputs = tuple(self._stack(each) for each in zip(*(entry.inputs.packed for entry in rows), strict=True))
-        params = self.adapters.arguments(dict(group.loras), "prepare")
+        params = self.adapters.arguments(group.loras, "prepare")
         slots, finite = self.run("prepare", group.program, params, inputs)
         block = Block(slots, grid)
         for entry, device, row in taken(grid):
@@ -81,7 +81,7 @@ class Runner:
         for entry, stop in stops.items():
             entry.call = stop
         name = programs.advance(group.program.guided, guided)
-        params = self.adapters.arguments(dict(group.loras), name)
+        params = self.adapters.arguments(group.loras, name)
         state, fixed = block.slots
         state, denoised = self.run(name, group.program, params, state, fixed, self._by_row(np.int32, calls))
         block.slots = block.slots._replace(state=state)
@@ -104,7 +104,7 @@ class Runner:
 
     def decode(self, program: Program, latents, grid: Entries):
         """Pixels of latents, on the devices; tells each picture of the grid where its `finite` are."""
-        params = self.adapters.arguments({}, "decode")
+        params = self.adapters.arguments((), "decode")
         pixels, finite = self.run("decode", program, params, latents)
         for entry, device, row in taken(grid):
             entry.finite.append((finite, device, row))

@@ -87,14 +87,14 @@ def _seconds(compiled: programs.Programs, program: Program, devices: Devices, pa
     _, (_, batch), _ = compiled.calls.packed("prepare", program)
     arguments = Adapters(compiled.config, params, devices.platform).arguments
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
-    slots, _ = compiled.get("prepare", program)(arguments({}, "prepare"), zeros)
+    slots, _ = compiled.get("prepare", program)(arguments((), "prepare"), zeros)
     steps = np.full((len(devices.devices), devices.per_device), CALLS, np.int32)
     advance, state = compiled.get("advance", program), slots.state
 
     def turn() -> float:
         nonlocal state
         began = time.perf_counter()
-        state, _ = advance(arguments({}, "advance"), state, slots.fixed, steps)
+        state, _ = advance(arguments((), "advance"), state, slots.fixed, steps)
         jax.block_until_ready(state)
         return time.perf_counter() - began
 
