@@ -16,6 +16,7 @@ WORD = np.dtype(np.uint32)
 SMALL = 1 << 15  # bytes of a row; what is larger stays by itself, for taking an array out of a pack copies it
 
 Arrays = tuple[Array | np.ndarray, ...]
+Shapes = tuple[jax.ShapeDtypeStruct, ...]
 
 
 def is_small(leaf: jax.ShapeDtypeStruct) -> bool:
@@ -39,7 +40,7 @@ class Packing:
             (self._packs.setdefault(dtype, []) if is_packed(leaf) else self._others).append(i)
 
     @property
-    def shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+    def shapes(self) -> Shapes:
         """Of the arrays of one row."""
         return jax.eval_shape(self.pack, jax.tree.unflatten(self._tree, self._leaves))
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssd1b_jax.engine.packing import Arrays, Packing
+from ssd1b_jax.engine.packing import Arrays, Packing, Shapes
 from ssd1b_jax.models import ParamPath
 
 Tree = dict[Any, Any]  # of a part's parameters, or of their shapes
@@ -55,7 +55,7 @@ class Parameters:
         self._packing = Packing(self._flat(self._tree), lambda leaf: leaf.ndim == 1)
 
     @property
-    def shapes(self) -> Arrays:
+    def shapes(self) -> Shapes:
         return self._packing.shapes
 
     def packs(self, tree: Tree) -> Arrays:
