@@ -36,7 +36,7 @@ class Packing:
         self._packs: dict[np.dtype, list[int]] = {}  # indices of leaves
         self._others: list[int] = []
         for i, leaf in enumerate(self._leaves):
-            dtype = WORD if leaf.dtype.itemsize == WORD.itemsize or leaf.dtype == bool else leaf.dtype
+            dtype = WORD if leaf.dtype.itemsize == WORD.itemsize or leaf.dtype.kind == "b" else leaf.dtype
             (self._packs.setdefault(dtype, []) if is_packed(leaf) else self._others).append(i)
 
     @property
@@ -55,7 +55,7 @@ class Packing:
         return tuple(leaves[i] for i in self._others)
 
     def place(self, tree) -> Arrays:
-        """The packs of arrays that are on devices, as they are placed there: by way of the host, so nothing compiles."""
+        """The packs of arrays that are on devices, placed as these are; by way of the host, so nothing compiles."""
         leaves = self._flatten(tree)
         hosted = jax.device_get({i: leaves[i] for indices in self._packs.values() for i in indices})
         return tuple(
@@ -71,7 +71,7 @@ class Packing:
             sizes = [math.prod(self._leaves[i].shape) for i in indices]
             for i, part in zip(indices, jax.lax.split(pack, sizes, axis=pack.ndim - 1), strict=True):
                 shape, dtype = self._leaves[i].shape, self._leaves[i].dtype
-                values = part != 0 if dtype == bool else jax.lax.bitcast_convert_type(part, dtype)
+                values = part != 0 if dtype.kind == "b" else jax.lax.bitcast_convert_type(part, dtype)
                 leaves[i] = values.reshape(*pack.shape[:-1], *shape)
         for i, leaf in zip(self._others, others, strict=True):
             leaves[i] = leaf
@@ -88,9 +88,7 @@ class Packing:
             """A leaf as values of its pack, with one axis in place of its own."""
             leaf, shape = leaves[i], self._leaves[i]
             leaf = leaf.reshape(*leaf.shape[: leaf.ndim - shape.ndim], -1)
-            if shape.dtype == bool:
-                return leaf.astype(dtype)
-            return leaf.view(dtype)
+            return leaf.astype(dtype) if shape.dtype.kind == "b" else leaf.view(dtype)
 
         packs = ([row(i, dtype) for i in indices] for dtype, indices in self._packs.items())
         return [(np if isinstance(rows[0], np.ndarray) else jnp).concatenate(rows, axis=-1) for rows in packs]

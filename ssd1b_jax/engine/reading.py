@@ -22,7 +22,7 @@ THREADS = ("ssd1b-compiler", "ssd1b-reader")
 
 
 class Needed(NamedTuple):
-    """What has to be compiled for a picture: stages of a program, for its kinds of calls, and the merge of its LoRAs."""
+    """What has to be compiled for a picture: stages of a program for its kinds of calls, and the merge of LoRAs."""
 
     program: Program
     guided: frozenset[bool]

@@ -11,7 +11,6 @@ from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.programs import Programs
 from ssd1b_jax.engine.slots import Block, Entries, Entry, Lane, Outbox, Place, taken
 
-
 PLACED = 64  # small arrays of a value for each row, which are kept on the devices
 
 
