@@ -56,9 +56,22 @@ def test_the_shapes_that_are_planned_are_those_that_run(tiny_model, monkeypatch)
     result = pipe(image=np.zeros((8, 8, 3), np.uint8), prompt="a cat", seed=0)
     program = pipe._planner.plan(result.request).group.program
     assert set(called) == {"prepare", "advance", "decode"}
+    programs = pipe.runner.programs
     for name, arguments in called.items():
-        params, *batches = pipe.runner.programs.lowerable(name, program).arguments
-        assert jax.tree.map(shape_and_dtype, (tuple(jax.tree.leaves(params)), *batches)) == arguments
+        planned, seen = programs.lowerable(name, program), []
+        monkeypatch.setattr(programs.stages, name, seeing(getattr(programs.stages, name), seen))
+        function, packed, _ = programs.calls.packed(name, program)
+        assert jax.tree.map(shape_and_dtype, packed) == arguments
+        jax.eval_shape(function, *planned._replace(arguments=packed).per_device)  # takes the packs apart
+        assert jax.tree.map(shape_and_dtype, seen) == [jax.tree.map(shape_and_dtype, planned.per_device)]
+
+
+def seeing(stage, seen):
+    def spy(*arguments):
+        seen.append(arguments)
+        return stage(*arguments)
+
+    return spy
 
 
 def shape_and_dtype(x):

@@ -255,6 +255,21 @@ def test_a_callback_that_waits_is_told(tiny_pipe):
     tiny_pipe.queue.settle()
 
 
+def test_a_callback_may_wait_for_pictures_of_another_queue(tiny_pipe, tiny_model):
+    other, made, asked = pipeline(tiny_model, 1, 1), [], threading.Event()
+
+    def wait(ticket):
+        try:
+            made.append(other.submit(base(seed=2)).result(60))
+            made.extend(other.generate([base(seed=3)]))
+        finally:
+            asked.set()
+
+    tiny_pipe.submit(base()).add_done_callback(wait)
+    assert asked.wait(60) and [result.seed for result in made] == [2, 3]
+    other.close()
+
+
 def test_a_deadline_that_passes_fails_one_picture(tiny_pipe):
     late = tiny_pipe.submit(endless(), deadline=0.2)
     assert tiny_pipe.submit(base()).result(timeout=60).seed == 1

@@ -5,6 +5,7 @@ import time
 
 import jax
 import pytest
+from helpers.lora import CONV, LINEAR, SHORTCUT, kohya, write
 from helpers.requests import digest, picture
 from helpers.tiny import SIZE
 
@@ -61,6 +62,20 @@ def pipe(tiny_model, monkeypatch):
 
 
 @pytest.fixture
+def compilers():
+    """The names of the threads that XLA compiles in, while a test runs."""
+    names = set()
+
+    def note(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.add(threading.current_thread().name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.fixture
 def compiler(pipe, monkeypatch):
     compiler = Compiler(pipe.runner.programs._compile)
     monkeypatch.setattr(pipe.runner.programs, "_compile", compiler)
@@ -111,6 +126,21 @@ def test_an_error_of_the_compiler_is_that_of_the_pictures_that_wait_for_it(pipe,
     long.cancel()
     assert isinstance(pipe.submit(other_size()).exception(PATIENCE), DeviceError)
     assert compiler.names == ["prepare"] * 2  # the next one tries again
+
+
+def test_the_first_merge_of_a_lora_compiles_beside_the_pictures_that_are_made(pipe, compilers, tmp_path):
+    rank = 9  # of no other test
+    tensors = kohya(pipe.config, [LINEAR, CONV, SHORTCUT, "up_blocks.0.upsamplers.0.conv"], rank)
+    pipe.load_lora(write(tmp_path / "new.safetensors", tensors.items()), "new")
+    compilers.clear()  # those of `load_lora`
+    long = pipe.submit(endless())
+    until(lambda: long.progress.calls_done > 2)
+    merged = pipe.submit(request(loras=dict(new=0.5))).result(PATIENCE)
+    assert not long.done() and compilers == {"ssd1b-compiler"}
+    compilers.clear()
+    pipe.submit(request(loras=dict(new=0.7))).result(PATIENCE)
+    long.cancel()
+    assert not compilers and digest([merged]) == digest([pipe.submit(request(loras=dict(new=0.5))).result(PATIENCE)])
 
 
 def test_closing_waits_for_what_is_being_compiled_and_no_more(pipe, compiler):

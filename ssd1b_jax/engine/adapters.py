@@ -4,8 +4,10 @@ Other scales are another merge, always with the model's own weights, and never a
 """
 
 import dataclasses
+import functools
+import operator
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,10 +19,15 @@ from jaxtyping import Array, Float
 
 from ssd1b_jax.checkpoints.lora import LoRA, read
 from ssd1b_jax.config import ModelConfig
+from ssd1b_jax.engine.packing import Arrays
+from ssd1b_jax.engine.parameters import USED, Parameters
 from ssd1b_jax.errors import RequestError
 from ssd1b_jax.kernels import Winograd
-from ssd1b_jax.models import algorithms
+from ssd1b_jax.models import ParamPath, algorithms
 from ssd1b_jax.request import FAST
+
+Loras = tuple[tuple[str, float], ...]  # names and scales, as in `Group`
+Term = tuple[Array, Array, np.float32]  # down, up, and what their product counts
 
 
 class Adapters:
@@ -43,13 +50,15 @@ class Adapters:
         self._files: dict[str, str] = {}
         self._offered: dict[str, Path] = {}
         self._last: tuple[dict[str, float], dict] | None = None
-        self._leaves: list[tuple[dict, dict[tuple[str, ...], tuple[Array, ...]]]] = []  # of params, by parts
+        self._compiled: set[frozenset[str]] = set()  # names of LoRAs whose merge is
+        self._used: dict[tuple[str, str], tuple[Parameters, Arrays]] = {}  # by stage and part, with the packs
+        self._arguments: dict[tuple[Loras, str], dict[str, Arrays]] = {}  # of the model and of the last merge
         self._lock = threading.Lock()
 
     def load(self, params: dict) -> None:
         """Take the parameters whose shapes it was made with."""
         self._params = params
-        self._leaves = []
+        self._used, self._arguments = {}, {}
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -103,23 +112,54 @@ class Adapters:
         with self._lock:
             if self._last is not None and self._last[0] == scales:
                 return self._last[1]
-            self._last, self._leaves = None, []  # frees its memory for the next
-            loras = [self._loras[name] for name in scales]
-            params = merge(self._params, loras, list(scales.values()), self._algorithms)
+            self._last, self._arguments = None, {}  # frees its memory for the next
+            params = merge(self._params, *self._chosen(scales), self._algorithms)
             self._last = scales, params
             return params
 
-    def leaves(self, scales: Mapping[str, Any], *parts: str) -> tuple[Array, ...]:
-        """The same as compiled programs take them: the leaves of some parts, which are kept as long as they are."""
-        params = self.params(scales)
-        with self._lock:
-            kept = next((leaves for owner, leaves in self._leaves if owner is params), None)
-            if kept is None:
-                kept = {}
-                self._leaves.append((params, kept))
-            if parts not in kept:
-                kept[parts] = tuple(jax.tree.leaves({part: params[part] for part in parts}))
-            return kept[parts]
+    def is_compiled(self, names: Collection[str]) -> bool:
+        """Whether all that merging these LoRAs runs is compiled."""
+        return not names or frozenset(names) in self._compiled
+
+    def compile(self, names: Collection[str]) -> Iterator[ParamPath]:
+        """Compile what merging these LoRAs runs, at any scales, by merging one kernel of each kind; nothing is kept.
+
+        Yields the path of each such kernel after it.
+        """
+        terms = _terms(*self._chosen(dict.fromkeys(names, 1.0)))
+        different = {}
+        for path, factors in terms.items():
+            kernel = functools.reduce(operator.getitem, path, self._params)
+            arrays = jax.tree.leaves((kernel, [(down, up) for down, up, _ in factors]))
+            shapes = tuple((array.shape, array.dtype) for array in arrays)
+            different.setdefault((shapes, self._algorithms.get(path)), (path, kernel))
+        for path, kernel in different.values():
+            jax.block_until_ready(_merged(kernel, terms[path], self._algorithms.get(path)))
+            yield path
+        self._compiled.add(frozenset(names))
+
+    def _chosen(self, scales: Mapping[str, float]) -> tuple[list[LoRA], list[float]]:
+        """LoRAs and their scales, in the order of merging."""
+        scales = self.check(scales)
+        return [self._loras[name] for name in scales], [*scales.values()]
+
+    def arguments(self, loras: Loras, stage: str) -> dict[str, Arrays]:
+        """The same as a compiled stage takes them: what it uses, packed, by part (see `Parameters`)."""
+        key = loras, stage
+        arguments = self._arguments.get(key)
+        if arguments is None:
+            params = self.params(dict(loras))
+            arguments = {part: self._packed(stage, part, params[part]) for part in USED[stage]}
+            self._arguments[key] = arguments
+        return arguments
+
+    def _packed(self, stage: str, part: str, tree: dict) -> Arrays:
+        key = stage, part
+        if key not in self._used:
+            parameters = Parameters(stage, part, tree)
+            self._used[key] = parameters, parameters.packs(tree)
+        parameters, packs = self._used[key]
+        return *packs, *parameters.others(tree)
 
 
 def place(lora: LoRA, params: dict) -> LoRA:
@@ -147,27 +187,37 @@ def merge(
     small, one for each shape of kernel and rank, and shared by all LoRAs and scales: the same LoRAs at the same
     scales give the same bits, whatever else is loaded.
     """
-    terms: dict[tuple, list] = {}
-    for lora, scale in zip(loras, scales, strict=True):
-        for part, factors in lora.factors.items():
-            for path, factor in factors.items():
-                terms.setdefault((part, *path), []).append((factor.down, factor.up, np.float32(scale * factor.scale)))
+    terms = _terms(loras, scales)
 
-    def merged(node, path):
+    def merged(node, path: ParamPath):
         if path in terms:
-            if path not in algorithms:
-                total = _sum(node.astype(jnp.float32), terms[path])
-                return total.astype(node.dtype)
-            down, up, _ = terms[path][0]
-            change = _sum(jnp.zeros_like(down, jnp.float32, shape=(*down.shape[:-1], up.shape[-1])), terms[path])
-            return {i: node[i] + matrix for i, matrix in enumerate(algorithms[path].pack(change))}
+            return _merged(node, terms[path], algorithms.get(path))
         return {key: merged(value, (*path, key)) for key, value in node.items()} if isinstance(node, dict) else node
 
     return merged(params, ())
 
 
+def _terms(loras: Sequence[LoRA], scales: Sequence[float]) -> dict[ParamPath, list[Term]]:
+    """What is added to each kernel, by its path."""
+    terms: dict[ParamPath, list[Term]] = {}
+    for lora, scale in zip(loras, scales, strict=True):
+        for part, factors in lora.factors.items():
+            for path, factor in factors.items():
+                terms.setdefault((part, *path), []).append((factor.down, factor.up, np.float32(scale * factor.scale)))
+    return terms
+
+
+def _merged(kernel, terms: Sequence[Term], algorithm: Winograd | None):
+    """A kernel, or the matrices that stand for it, with what is added."""
+    if algorithm is None:
+        return _sum(kernel.astype(jnp.float32), terms).astype(kernel.dtype)
+    down, up, _ = terms[0]
+    change = _sum(jnp.zeros_like(down, jnp.float32, shape=(*down.shape[:-1], up.shape[-1])), terms)
+    return {i: kernel[i] + matrix for i, matrix in enumerate(algorithm.pack(change))}
+
+
 def _sum(
-    total: Float[Array, "*kernel inputs outputs"], terms: Sequence[tuple]
+    total: Float[Array, "*kernel inputs outputs"], terms: Sequence[Term]
 ) -> Float[Array, "*kernel inputs outputs"]:
     for term in terms:
         total = _add(total, *term)

@@ -14,10 +14,14 @@ THREAD = "ssd1b-results"
 
 
 class Finishing:
-    """Gives `settle` each result, `fail` the error of a picture that has none, and `broken` that of a device."""
+    """Gives `settle` each result, `fail` the error of a picture that has none, and `broken` that of a device.
+
+    `owner` owns the thread.
+    """
 
     def __init__(
         self,
+        owner: object,
         results: Results,
         settle: Callable[[Entry, Result], None],
         fail: Callable[[Entry, BaseException], None],
@@ -25,11 +29,15 @@ class Finishing:
     ):
         self._results = results
         self._settle, self._fail, self._broken = settle, fail, broken
-        self._worker = Worker(THREAD)
+        self._worker = Worker(owner, THREAD)
 
     def submit(self, pixels, places: Sequence[tuple[Entry, int, int]]) -> None:
         """Take pixels, which may still be on the devices, and each picture's device and row there."""
         self._worker.submit(lambda: self._finish(pixels, places))
+
+    def end(self) -> None:
+        """Let the thread end once nothing is left to do."""
+        self._worker.end()
 
     def join(self) -> None:
         """Wait until the thread has ended."""
@@ -39,7 +47,7 @@ class Finishing:
         try:
             host = np.asarray(pixels)
             for entry, device, row in places:
-                if not entry.future.done():
+                if not entry.is_done:
                     try:
                         self._settle(entry, self._results.result(entry, host[device, row].copy()))
                     except jax.errors.JaxRuntimeError:

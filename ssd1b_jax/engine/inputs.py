@@ -10,20 +10,21 @@ from ssd1b_jax import images
 from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine import loop, noise
 from ssd1b_jax.engine.jobs import Job, Program
+from ssd1b_jax.engine.packing import Arrays, Packing
 from ssd1b_jax.engine.pictures import Picture, Pictures
 from ssd1b_jax.engine.stages import Guidance, Inputs, KeyNoise, Prompt, RowNoise, StackedNoise
 from ssd1b_jax.samplers import INPUTS, REGISTERS
 
 
 class HostInputs(NamedTuple):
-    """One picture's inputs, without a batch axis, and what its result needs of the picture that was read."""
+    """One picture's inputs, packed, without a batch axis, and what its result needs of the picture that was read."""
 
-    inputs: Inputs
+    packed: Arrays
     picture: Picture
     notes: tuple[str, ...]
 
 
-def read(job: Job, config: ModelConfig, pictures: Pictures) -> HostInputs:
+def read(job: Job, config: ModelConfig, pictures: Pictures, packing: Packing) -> HostInputs:
     """Read a job's picture and draw its noise. Raises ImageError."""
     request = job.request
     picture = job.picture or pictures.get(request)
@@ -51,7 +52,7 @@ def read(job: Job, config: ModelConfig, pictures: Pictures) -> HostInputs:
         tables=jax.tree.map(lambda column: column[0], tables),
         row_noise=_row_noise(job, source, shape),
     )
-    return HostInputs(inputs, picture, (*job.notes, *picture.notes))
+    return HostInputs(packing.pack(inputs), picture, (*job.notes, *picture.notes))
 
 
 def abstract(program: Program, config: ModelConfig) -> Inputs:

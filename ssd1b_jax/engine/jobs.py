@@ -83,7 +83,12 @@ class Job:
         """The span that a call belongs to."""
         return next(span for span in self.spans if call < span.stop)
 
-    def work(self, done: int = 0) -> float:
+    @functools.cached_property
+    def total(self) -> float:
+        """The cost of all calls."""
+        return self.work(0)
+
+    def work(self, done: int) -> float:
         """The cost of the calls that are left after `done` of them."""
         calls = sum((1 + span.guided) * max(span.stop - max(span.start, done), 0) for span in self.spans)
         return calls * self.area

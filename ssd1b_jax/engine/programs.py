@@ -4,25 +4,22 @@ A program takes the parameters as an argument, so it keeps no model alive. The l
 dropped, and their traces with them.
 """
 
-import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
 
 from ssd1b_jax import kernels
-from ssd1b_jax.checkpoints.model_folder import abstract_params
 from ssd1b_jax.config import ModelConfig
-from ssd1b_jax.engine import inputs, stages
+from ssd1b_jax.engine.calls import Calls
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.engine.jobs import Program
-from ssd1b_jax.engine.stages import Inputs, Slots, Stages, Steps
-from ssd1b_jax.models import prepack
+from ssd1b_jax.engine.stages import Stages
 
 MAX_PROGRAMS = 48  # compiled ones, each of some ten megabytes; a size of pictures has up to six
 MAX_SETS = 4  # of config, dtypes and devices
@@ -54,12 +51,13 @@ class Programs:
         self.config = config
         self.devices = devices
         self.stages = Stages(config, dtypes, devices.platform)
+        self.calls = Calls(self.stages, devices)
         self._compiled: OrderedDict[tuple, Future[Callable]] = OrderedDict()
         self._alive: WeakValueDictionary[tuple, Future[Callable]] = WeakValueDictionary()  # also those that are held
         self._lock = threading.Lock()
 
     def get(self, name: str, program: Program) -> Callable:
-        """The compiled stage; compiles it where it is not there. It takes the parameters' leaves, in a tuple."""
+        """The compiled stage; compiles it where it is not there. It takes what `Calls.packed` says."""
         return self._get(name, program).result()
 
     def hold(self, program: Program, guided: Collection[bool]) -> list[Future[Callable]]:
@@ -107,79 +105,16 @@ class Programs:
         return compiled
 
     def _compile(self, name: str, program: Program) -> Callable:
-        function, donate = self._stage(name)
-        params, *batches = self._arguments(name, program)
-        leaves, tree = jax.tree.flatten(params)
-        mapped = self.devices.map(_flat(function, tree), donate=donate)
-        compiled = mapped.lower(tuple(leaves), *batches).compile()
+        function, arguments, donate = self.calls.packed(name, program)
+        mapped = self.devices.map(function, donate=donate)
+        compiled = mapped.lower(*arguments).compile()
         self.devices.forget(mapped)
         return compiled
 
     def lowerable(self, name: str, program: Program) -> Lowerable:
         """A stage to be lowered: from shapes alone, so that it need not run where it is compiled."""
-        function, donate = self._stage(name)
-        mapped = self.devices.map(_fresh(function), donate=donate)
-        return Lowerable(name, function, mapped, self._arguments(name, program))
-
-    def _stage(self, name: str) -> tuple[Callable, str | None]:
-        """A stage, and the name of the argument whose memory its results may take."""
-        function = stages.put if name.startswith("put") else getattr(self.stages, name)
-        return function, "state" if name.startswith("advance") else None
-
-    def _arguments(self, name: str, program: Program) -> tuple:
-        params = self._params()
-        batch = jax.tree.map(self._spread, inputs.abstract(program, self.config))
-        if name == "prepare":
-            return params, batch
-        slots = self._slots(params, batch)
-        chosen = self._spread(jax.ShapeDtypeStruct((), jnp.bool_))
-        if name == "put":
-            return (), slots, slots, chosen
-        if name == "put_latents":
-            return (), slots.state.latents, slots.state.latents, chosen
-        if name == "decode":
-            return dict(vae=params["vae"]), slots.state.latents
-        call = self._spread(jax.ShapeDtypeStruct((), jnp.int32))
-        return dict(unet=params["unet"]), slots.state, slots.fixed, Steps(call, call)
-
-    def _slots(self, params: dict, batch: Inputs) -> Slots:
-        mapped = self.devices.map(_fresh(self.stages.prepare))
-        slots, _ = jax.eval_shape(mapped, params, batch)
-        self.devices.forget(mapped)
-        return jax.tree.map(lambda x: self._placed(x.shape, x.dtype), slots)
-
-    def _spread(self, one: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return self._placed((len(self.devices.devices), self.devices.per_device, *one.shape), one.dtype)
-
-    def _placed(self, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.devices.sharded)
-
-    def _params(self) -> dict[str, Any]:
-        shapes = abstract_params(self.config, self.stages.dtypes)
-        platform = self.devices.platform
-        return {
-            part: self.devices.replicate(prepack(part, self.config, tree, platform)) for part, tree in shapes.items()
-        }
-
-
-def _fresh(function: Callable) -> Callable:
-    """A function of its own, so that what JAX keeps of its traces goes with it."""
-
-    @functools.wraps(function)
-    def stage(*arguments):
-        return function(*arguments)
-
-    return stage
-
-
-def _flat(function: Callable, tree: Any) -> Callable:
-    """A stage that takes the leaves of its parameters: a call then need not go through their tree, which is large."""
-
-    @functools.wraps(function)
-    def stage(leaves, *batches):
-        return function(jax.tree.unflatten(tree, leaves), *batches)
-
-    return stage
+        function, arguments, donate = self.calls.plain(name, program)
+        return Lowerable(name, function, self.devices.map(function, donate=donate), arguments)
 
 
 def _key(name: str, program: Program) -> tuple:

@@ -4,7 +4,6 @@ One thread gives the devices their calls, one compiles programs, one reads pictu
 of pixels. They end when no picture is left, and begin again with the next.
 """
 
-import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from ssd1b_jax.engine.scheduler import Scheduler
 from ssd1b_jax.engine.slots import Entry, look
 from ssd1b_jax.engine.ticket import Ticket
 from ssd1b_jax.engine.ticks import Ticks
+from ssd1b_jax.engine.worker import OwnThread, is_own
 from ssd1b_jax.errors import CancelledError, DeadlineError, DeviceError, RequestError, first_line
 from ssd1b_jax.result import Result
 
@@ -42,8 +42,10 @@ class Queue:
     def __init__(self, runner: Runner, results: Results, clock: Callable[[], float] = time.monotonic):
         self.clock = clock
         self.scheduler = Scheduler(runner.devices.batch_size)
-        self._reading = Reading(runner.programs, lambda: [*self._entries], self._fail, self._look_again)
-        self._finishing = Finishing(results, self._settle, self._fail, self._break)
+        self._reading = Reading(
+            self, runner.programs, runner.adapters, lambda: [*self._entries], self._fail, self._look_again
+        )
+        self._finishing = Finishing(self, results, self._settle, self._fail, self._break)
         self.ticks = Ticks(runner, self.scheduler, self._finishing.submit)
         self.host_seconds = 0.0
         self._runner = runner
@@ -102,10 +104,9 @@ class Queue:
                 raise DeviceError("the pipeline is closed: load it again")
             self.scheduler.admit([*self._entries], entry, deadline, limit)
             self._entries[entry] = None
-            self._tell()
+            self._tell(is_other_order=True)
             if self._thread is None:
-                context = contextvars.copy_context()
-                self._thread = threading.Thread(target=context.run, args=(self._run,), name=THREAD, daemon=True)
+                self._thread = OwnThread(self, THREAD, self._run)
                 self._thread.start()
         return Ticket(self, entry, entry.future)
 
@@ -139,8 +140,8 @@ class Queue:
 
     @property
     def can_wait(self) -> bool:
-        """Whether a wait for a picture has an end: not in a thread of a queue's own, nor in a forked process."""
-        return self._lifetime.is_here and threading.current_thread().name not in THREADS
+        """Whether a wait for a picture has an end: not in a thread of this queue's own, nor in a forked process."""
+        return self._lifetime.is_here and not is_own(self)
 
     def check_wait(self) -> None:
         """Raise where a wait for a picture would have no end: see `can_wait`."""
@@ -198,6 +199,8 @@ class Queue:
                 pass
         except BaseException as error:  # a bug: nobody shall wait for ever
             self._abandon(error)
+        self._reading.end()
+        self._finishing.end()
 
     def _turn(self) -> bool:
         """Look for news, then give the devices work. False when nothing is left to do."""
@@ -282,12 +285,15 @@ class Queue:
         """Take an entry off the list; False where someone else has done it."""
         with self._changed:
             is_here = entry in self._entries
-            self._entries.pop(entry, None)
-            self._tell()
+            if is_here:
+                del self._entries[entry]
+                entry.is_done = True
+                self._tell(is_other_order=True)
         return is_here
 
-    def _tell(self) -> None:
+    def _tell(self, is_other_order: bool = False) -> None:
         """Have the queue's thread look at what has changed; the lock is taken."""
         self._news += 1
-        self._ordered_at = -float("inf")
+        if is_other_order:
+            self._ordered_at = -float("inf")
         self._changed.notify_all()

@@ -3,12 +3,14 @@
 Both have a thread of their own: pictures whose programs are there are read and advanced while others are compiled.
 """
 
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import jax
 
 from ssd1b_jax.engine import inputs
+from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.jobs import Job, Program
 from ssd1b_jax.engine.programs import Programs
 from ssd1b_jax.engine.slots import Entry
@@ -20,35 +22,38 @@ THREADS = ("ssd1b-compiler", "ssd1b-reader")
 
 
 class Needed(NamedTuple):
-    """What has to be compiled for a picture: the stages of a program, with the kinds of calls that it makes."""
+    """What has to be compiled for a picture: stages of a program for its kinds of calls, and the merge of LoRAs."""
 
     program: Program
     guided: frozenset[bool]
+    loras: frozenset[str]
 
     @classmethod
     def of(cls, job: Job) -> "Needed":
-        return cls(job.group.program, job.kinds)
+        return cls(job.group.program, job.kinds, frozenset(name for name, _ in job.group.loras))
 
 
 class Reading:
     """Gets pictures ready, in order.
 
-    `entries` gives the pictures that are not done. `fail(entry, error)` fails one, and `tell` has the queue look at
-    what has changed.
+    `owner` owns the threads. `entries` gives the pictures that are not done. `fail(entry, error)` fails one, and
+    `tell` has the queue look at what has changed.
     """
 
     def __init__(
         self,
+        owner: object,
         programs: Programs,
+        adapters: Adapters,
         entries: Callable[[], Collection[Entry]],
         fail: Callable[[Entry, BaseException], None],
         tell: Callable[[], None],
     ):
-        self._programs = programs
+        self._programs, self._adapters = programs, adapters
         self._entries, self._fail, self._tell = entries, fail, tell
         self._most = READ_AHEAD * programs.devices.batch_size
         self._is_compiling = False
-        self._compiler, self._reader = Worker(THREADS[0]), Worker(THREADS[1])
+        self._compiler, self._reader = (Worker(owner, name) for name in THREADS)
 
     def go_on(self, order: Sequence[Entry]) -> None:
         """Have the next pictures read, and no more than are soon needed. Only the queue's own thread calls this.
@@ -64,7 +69,7 @@ class Reading:
                 continue
             needed = Needed.of(entry.job)
             if needed not in known:
-                known[needed] = self._programs.is_there(*needed)
+                known[needed] = self._is_there(needed)
             if known[needed]:
                 entry.is_reading = True
                 ahead += 1
@@ -72,6 +77,11 @@ class Reading:
             elif not self._is_compiling:
                 self._is_compiling = True
                 self._compiler.submit(lambda needed=needed: self._compile(needed))
+
+    def end(self) -> None:
+        """Let both threads end once nothing is left to do."""
+        self._compiler.end()
+        self._reader.end()
 
     def join(self) -> None:
         """Wait until both threads have ended. What is being compiled is compiled to its end."""
@@ -81,7 +91,8 @@ class Reading:
     def _compile(self, needed: Needed) -> None:
         """Compile until nobody wants it any more. An error is that of the pictures that wait for it."""
         try:
-            for _ in self._programs.compile(*needed):
+            programs = self._programs.compile(needed.program, needed.guided)
+            for _ in itertools.chain(programs, self._adapters.compile(needed.loras)):
                 if not self._waiting(needed):
                     break
         except Exception as error:
@@ -94,6 +105,10 @@ class Reading:
             self._is_compiling = False
             self._tell()
 
+    def _is_there(self, needed: Needed) -> bool:
+        is_there = self._programs.is_there(needed.program, needed.guided)
+        return is_there and self._adapters.is_compiled(needed.loras)
+
     def _waiting(self, needed: Needed) -> list[Entry]:
         return [
             entry
@@ -103,10 +118,14 @@ class Reading:
 
     def _read(self, entry: Entry) -> None:
         try:
-            if not entry.future.done():
-                entry.programs = self._programs.hold(*Needed.of(entry.job))
-                entry.inputs = inputs.read(entry.job, self._programs.config, entry.pictures)
+            if not entry.is_done:
+                program = entry.job.group.program
+                entry.programs = self._programs.hold(program, entry.job.kinds)
+                packing = self._programs.calls.rows(program).inputs
+                entry.inputs = inputs.read(entry.job, self._programs.config, entry.pictures, packing)
         except Exception as error:
             self._fail(entry, error)
+        if entry.is_done:  # it was cancelled meanwhile
+            entry.release()
         entry.is_reading = False
         self._tell()

@@ -10,8 +10,8 @@ from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.jobs import Group, Program
 from ssd1b_jax.engine.programs import Programs
 from ssd1b_jax.engine.slots import Block, Entries, Entry, Lane, Outbox, Place, taken
-from ssd1b_jax.engine.stages import Steps
-from ssd1b_jax.models import PARTS
+
+PLACED = 64  # small arrays of a value for each row, which are kept on the devices
 
 
 class Runner:
@@ -24,9 +24,22 @@ class Runner:
         self.count = len(self.devices.devices)
         self.width = self.devices.per_device
         self.lanes: list[Lane] = [(device, row) for device in range(self.count) for row in range(self.width)]
+        self._placed: dict[tuple[type, tuple[int, ...]], jax.Array] = {}
+
+    def _by_row(self, dtype: type, values: Mapping[Lane, int]) -> jax.Array:
+        """A value of each row, 0 where there is none. Those that were asked for lately are on the devices."""
+        key = dtype, tuple(values.get(lane, 0) for lane in self.lanes)
+        placed = self._placed.pop(key, None)
+        if placed is None:
+            host = np.array(key[1], dtype).reshape(self.count, self.width)
+            placed = jax.device_put(host, self.devices.sharded)
+        self._placed[key] = placed
+        if len(self._placed) > PLACED:
+            del self._placed[next(iter(self._placed))]
+        return placed
 
     def run(self, name: str, program: Program, *arguments):
-        """Call a stage, which is compiled first where it was not. The first argument are leaves of parameters."""
+        """Call a stage, which is compiled first where it was not. Arguments are as `Calls.packed` says."""
         return self.programs.get(name, program)(*arguments)
 
     def prepare(self, group: Group, dealt: Mapping[Lane, Entry]) -> tuple[Block, dict]:
@@ -37,8 +50,8 @@ class Runner:
         first = next(iter(dealt.values()))
         rows = [dealt.get(lane, first) for lane in self.lanes]
         grid: Entries = [[dealt.get((device, row)) for row in range(self.width)] for device in range(self.count)]
-        inputs = jax.tree.map(self._stack, *(entry.inputs.inputs for entry in rows))
-        params = self.adapters.leaves(dict(group.loras), *PARTS)
+        inputs = tuple(self._stack(each) for each in zip(*(entry.inputs.packed for entry in rows), strict=True))
+        params = self.adapters.arguments(group.loras, "prepare")
         slots, finite = self.run("prepare", group.program, params, inputs)
         block = Block(slots, grid)
         for entry, device, row in taken(grid):
@@ -47,14 +60,9 @@ class Runner:
             entry.finite.append((finite, device, row))
         return block, finite
 
-    def _stack(self, *rows: np.ndarray | np.generic) -> np.ndarray:
+    def _stack(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """One array of all rows, by device; the call places it there."""
-        first = np.asarray(rows[0])
-        stacked = np.empty((self.count, self.width, *first.shape), first.dtype)
-        flat = stacked.reshape(len(rows), *first.shape)
-        for i, row in enumerate(rows):
-            flat[i] = row
-        return stacked
+        return np.stack(rows).reshape(self.count, self.width, *rows[0].shape)
 
     def gather(self, program: Program, wanted: Sequence[Entry], blocks: Sequence[Block]) -> Block:
         """Bring pictures, at most one of each lane, into one block; the pictures that are in their rows leave it."""
@@ -68,39 +76,34 @@ class Runner:
 
     def advance(self, group: Group, block: Block, stops: dict[Entry, int], guided: bool):
         """Make the calls of some pictures of a block up to their stops. Returns the predicted results, to look at."""
-        start = np.zeros((self.count, self.width), np.int32)
-        stop = start.copy()
-        for entry, last in stops.items():
-            _, device, row = entry.place
-            start[device, row], stop[device, row] = entry.call, last
-            entry.call = last
+        calls = {entry.place.lane: stop - entry.call for entry, stop in stops.items()}
+        for entry, stop in stops.items():
+            entry.call = stop
         name = programs.advance(group.program.guided, guided)
-        params = self.adapters.leaves(dict(group.loras), "unet")
+        params = self.adapters.arguments(group.loras, name)
         state, fixed = block.slots
-        state, denoised = self.run(name, group.program, params, state, fixed, Steps(start, stop))
+        state, denoised = self.run(name, group.program, params, state, fixed, self._by_row(np.int32, calls))
         block.slots = block.slots._replace(state=state)
         return denoised
 
-    def outbox(self, block: Block) -> Outbox:
-        """An empty one for the latents of such a block."""
-        latents = block.slots.state.latents
-        empty = jax.device_put(np.zeros(latents.shape, latents.dtype), self.devices.sharded)
-        return Outbox(empty, self.count, self.width)
+    def outbox(self) -> Outbox:
+        """An empty one."""
+        return Outbox(self.count, self.width)
 
     def collect(self, program: Program, outbox: Outbox, block: Block, entries: Sequence[Entry]) -> None:
         """Move the latents of pictures that are done to the outbox, and free their rows."""
-        chosen = np.zeros((self.count, self.width), bool)
+        chosen = dict.fromkeys((entry.place.lane for entry in entries), True)
         for entry in entries:
             _, device, row = entry.place
-            chosen[device, row] = True
             outbox.grid[device][row] = entry
             block.remove(entry)
         latents = block.slots.state.latents
-        outbox.latents = self.run("put_latents", program, (), outbox.latents, latents, chosen)
+        before = latents if outbox.latents is None else outbox.latents
+        outbox.latents = self.run("put_latents", program, {}, before, latents, self._by_row(np.bool_, chosen))
 
     def decode(self, program: Program, latents, grid: Entries):
         """Pixels of latents, on the devices; tells each picture of the grid where its `finite` are."""
-        params = self.adapters.leaves({}, "vae")
+        params = self.adapters.arguments((), "decode")
         pixels, finite = self.run("decode", program, params, latents)
         for entry, device, row in taken(grid):
             entry.finite.append((finite, device, row))
@@ -108,18 +111,13 @@ class Runner:
 
     def _exchange(self, program: Program, target: Block, source: Block, moving: Sequence[Entry]) -> None:
         """Swap pictures of `source` with what is in their rows of `target`."""
-        into, out_of = np.zeros((2, self.count, self.width), bool)
-        pairs = []
-        for entry in moving:
-            _, device, row = entry.place
-            other = target.grid[device][row]
-            into[device, row] = True
-            out_of[device, row] = other is not None
-            pairs.append((entry, other))
+        pairs = [(entry, target.grid[entry.place.device][entry.place.row]) for entry in moving]
+        into = {entry.place.lane: True for entry in moving}
+        out_of = {entry.place.lane: True for entry, other in pairs if other is not None}
         old = target.slots
-        target.slots = self.run("put", program, (), old, source.slots, into)
-        if out_of.any():
-            source.slots = self.run("put", program, (), source.slots, old, out_of)
+        target.slots = self.run("put", program, {}, old, source.slots, self._by_row(np.bool_, into))
+        if out_of:
+            source.slots = self.run("put", program, {}, source.slots, old, self._by_row(np.bool_, out_of))
         for entry, other in pairs:
             _, device, row = entry.place
             target.grid[device][row], source.grid[device][row] = entry, other

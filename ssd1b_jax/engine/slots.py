@@ -42,7 +42,7 @@ class Entry(Work):
 
     `call` counts model calls that the devices were told of, `seen_calls` those that are done. `finite` are arrays on
     the devices, by stage, with the picture's place in them; so is `denoised`. `row` is the row that the picture has, or
-    has to have. `programs` keeps those that it runs.
+    has to have. `programs` keeps those that it runs. `is_done` is set where its future is about to be.
     """
 
     job: Job
@@ -58,6 +58,7 @@ class Entry(Work):
 
     programs: Sequence[Any] = ()
     inputs: HostInputs | None = None
+    is_done: bool = False
     is_reading: bool = False
     is_cancelled: bool = False
     is_retried: bool = False
@@ -72,17 +73,17 @@ class Entry(Work):
 
     @property
     def remaining(self) -> float:
-        return self.job.work(self.call)
+        return self.job.work(self.call) if self.call else self.job.total
 
     @property
     def is_waiting(self) -> bool:
         """Whether nothing was done for it yet."""
-        return not (self.is_reading or self.finite or self.future.done()) and self.inputs is None
+        return not (self.is_reading or self.finite or self.is_done) and self.inputs is None
 
     @property
     def is_ready(self) -> bool:
         """Whether it can be prepared."""
-        return self.inputs is not None and self.place is None and not self.future.done()
+        return self.inputs is not None and self.place is None and not self.is_done
 
     @property
     def is_guided(self) -> bool:
@@ -123,8 +124,8 @@ class Block:
 class Outbox:
     """Latents of pictures that are done, until they are decoded together. `age` is in model calls."""
 
-    def __init__(self, latents, devices: int, width: int):
-        self.latents = latents
+    def __init__(self, devices: int, width: int):
+        self.latents: Any = None  # until there is a picture
         self.grid: Entries = [[None] * width for _ in range(devices)]
         self.age = 0
 

@@ -4,6 +4,7 @@ The tables say when each picture is done, so calls are given to the devices ahea
 `DEPTH` wait there, and no device waits for the host.
 """
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -106,12 +107,13 @@ class Ticks:
 
     def _choose(self, order: Sequence[Entry]) -> Group | None:
         """The group to run: it changes where another one is more urgent, or has waited for a turn."""
-        able = [entry for entry in order if entry.place is not None or (entry.is_ready and self._can_prepare)]
-        if not able:
-            return None
-        lead = able[0]
+        can_prepare = self._can_prepare
+        able = (entry for entry in order if entry.place is not None or (can_prepare and entry.is_ready))
+        lead = next(able, None)
+        if lead is None or lead.job.group == self.group:
+            return None if lead is None else self.group
         mine = next((entry for entry in able if entry.job.group == self.group), None)
-        if mine is None or (mine is not lead and (self.turn >= TURN or self.scheduler.preempts(lead, mine))):
+        if mine is None or self.turn >= TURN or self.scheduler.preempts(lead, mine):
             self.group, self.turn = lead.job.group, 0
         return self.group
 
@@ -120,11 +122,10 @@ class Ticks:
 
         A whole block costs as much as one picture of it, so pictures that are being read are waited for.
         """
-        ready = [entry for entry in entries if entry.is_ready][: self.capacity]
+        ready = [*itertools.islice((entry for entry in entries if entry.is_ready), self.capacity)]
         if not ready or not self._can_prepare:
             return
-        is_reading = any(entry.is_reading for entry in entries)
-        if is_reading and len(ready) < self.capacity:
+        if len(ready) < self.capacity and any(entry.is_reading for entry in entries):
             return
         dealt = self._deal(ready, entries)
         if dealt:
@@ -222,7 +223,7 @@ class Ticks:
                 self._flush(program)
                 outbox = None
             if outbox is None:
-                outbox = self.outboxes[program] = self.runner.outbox(block)
+                outbox = self.outboxes[program] = self.runner.outbox()
             self.runner.collect(program, outbox, block, done)
         self._sweep()
 

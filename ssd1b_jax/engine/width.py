@@ -21,11 +21,11 @@ import numpy as np
 
 from ssd1b_jax import files
 from ssd1b_jax.config import ModelConfig
-from ssd1b_jax.engine import inputs, programs
+from ssd1b_jax.engine import programs
+from ssd1b_jax.engine.adapters import Adapters
 from ssd1b_jax.engine.compile_cache import enable_compilation_cache
 from ssd1b_jax.engine.devices import Devices
 from ssd1b_jax.engine.jobs import Program
-from ssd1b_jax.engine.stages import Steps
 from ssd1b_jax.errors import Error
 
 log = logging.getLogger(__name__)
@@ -84,17 +84,17 @@ def _rates(config: ModelConfig, dtypes, devices: Devices, params) -> Iterator[tu
 
 def _seconds(compiled: programs.Programs, program: Program, devices: Devices, params) -> float:
     """Seconds of CALLS model calls, the least of TURNS."""
-    one = inputs.abstract(program, compiled.config)
-    batch = jax.tree.map(lambda x: np.zeros((devices.batch_size, *x.shape), x.dtype), one)
-    leaves, unet = tuple(jax.tree.leaves(params)), tuple(jax.tree.leaves(dict(unet=params["unet"])))
-    slots, _ = compiled.get("prepare", program)(leaves, devices.split(batch))
-    start = np.zeros((len(devices.devices), devices.per_device), np.int32)
+    _, (_, batch), _ = compiled.calls.packed("prepare", program)
+    arguments = Adapters(compiled.config, params, devices.platform).arguments
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
+    slots, _ = compiled.get("prepare", program)(arguments((), "prepare"), zeros)
+    steps = np.full((len(devices.devices), devices.per_device), CALLS, np.int32)
     advance, state = compiled.get("advance", program), slots.state
 
     def turn() -> float:
         nonlocal state
         began = time.perf_counter()
-        state, _ = advance(unet, state, slots.fixed, Steps(start, start + CALLS))
+        state, _ = advance(arguments((), "advance"), state, slots.fixed, steps)
         jax.block_until_ready(state)
         return time.perf_counter() - began
 
