@@ -61,8 +61,8 @@ class Runner:
         return block, finite
 
     def _stack(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        """One array of all rows, by device; the call places it there."""
-        return np.stack(rows).reshape(self.count, self.width, *rows[0].shape)
+        """One array of the packs of all rows, by device; the call places it there."""
+        return np.concatenate(rows).reshape(self.count, self.width, -1)
 
     def gather(self, program: Program, wanted: Sequence[Entry], blocks: Sequence[Block]) -> Block:
         """Bring pictures, at most one of each lane, into one block; the pictures that are in their rows leave it."""
