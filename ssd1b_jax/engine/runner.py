@@ -38,6 +38,10 @@ class Runner:
             del self._placed[next(iter(self._placed))]
         return placed
 
+    def clear(self) -> None:
+        """Forget what is kept on the devices beside parameters."""
+        self._placed.clear()
+
     def run(self, name: str, program: Program, *arguments):
         """Call a stage, which is compiled first where it was not. Arguments are as `Calls.packed` says."""
         return self.programs.get(name, program)(*arguments)
