@@ -406,6 +406,23 @@ def test_a_device_that_fails_once_fails_no_picture(tiny_model, monkeypatch):
         pipe.generate([base()])
 
 
+def test_a_device_that_fails_while_pixels_are_read_fails_no_picture(tiny_model, monkeypatch):
+    pipe, failures = pipeline(tiny_model, 1, 1), []
+    results = pipe.queue._finishing._results
+    finish = results.result
+
+    def failing(*arguments):
+        if not failures:
+            failures.append(arguments)
+            raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+        return finish(*arguments)
+
+    monkeypatch.setattr(results, "result", failing)
+    made = [pipe.submit(base(seed=seed)) for seed in range(2)]
+    assert digest(ticket.result(timeout=120) for ticket in made) == digest(pipe.generate([base(seed=0), base()]))
+    assert len(failures) == 1
+
+
 def test_a_bug_in_the_queue_leaves_nobody_waiting(tiny_model, monkeypatch):
     pipe = pipeline(tiny_model, 1, 1)
     monkeypatch.setattr(pipe.runner, "advance", lambda *_: {}["bug"])

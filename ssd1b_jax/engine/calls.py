@@ -21,6 +21,8 @@ from ssd1b_jax.engine.parameters import USED, Parameters
 from ssd1b_jax.engine.stages import Fixed, Slots, Stages, Steps
 from ssd1b_jax.models import prepack
 
+KEPT = 64  # programs whose rows are remembered
+
 
 class Call(NamedTuple):
     """A stage, the shapes of its arguments on the devices, and which of them its results may take the memory of."""
@@ -80,7 +82,8 @@ class Calls:
 
     def rows(self, program: Program) -> Rows:
         """How the rows of a program are packed."""
-        if program not in self._rows:
+        rows = self._rows.get(program)
+        if rows is None:
             one = inputs.abstract(program, self.stages.config)
             batch = self._rows_of(one)
             slots, _ = jax.eval_shape(self._stage("prepare"), self.params, batch)
@@ -88,8 +91,11 @@ class Calls:
             rest = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), slots.fixed._replace(conditioning=None)
             )
-            self._rows[program] = Rows(Packing(one, lambda leaf: True), Packing(conditioning), Packing(rest), slots)
-        return self._rows[program]
+            rows = Rows(Packing(one, lambda leaf: True), Packing(conditioning), Packing(rest), slots)
+            self._rows[program] = rows
+            for oldest in [*self._rows][:-KEPT]:
+                self._rows.pop(oldest, None)
+        return rows
 
     def plain(self, name: str, program: Program) -> Call:
         """A stage as it is."""

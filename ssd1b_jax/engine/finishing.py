@@ -25,7 +25,7 @@ class Finishing:
         results: Results,
         settle: Callable[[Entry, Result], None],
         fail: Callable[[Entry, BaseException], None],
-        broken: Callable[[BaseException], None],
+        broken: Callable[[BaseException, Sequence[Entry]], None],
     ):
         self._results = results
         self._settle, self._fail, self._broken = settle, fail, broken
@@ -55,4 +55,4 @@ class Finishing:
                     except Exception as error:
                         self._fail(entry, error)
         except jax.errors.JaxRuntimeError as error:
-            self._broken(error)
+            self._broken(error, [entry for entry, _, _ in places if not entry.is_done])

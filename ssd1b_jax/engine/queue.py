@@ -6,7 +6,7 @@ of pixels. They end when no picture is left, and begin again with the next.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import jax
@@ -42,9 +42,8 @@ class Queue:
     def __init__(self, runner: Runner, results: Results, clock: Callable[[], float] = time.monotonic):
         self.clock = clock
         self.scheduler = Scheduler(runner.devices.batch_size)
-        self._reading = Reading(
-            self, runner.programs, runner.adapters, lambda: [*self._entries], self._fail, self._look_again
-        )
+        programs, adapters = runner.programs, runner.adapters
+        self._reading = Reading(self, programs, adapters, lambda: [*self._entries], self._fail, self._look_again)
         self._finishing = Finishing(self, results, self._settle, self._fail, self._break)
         self.ticks = Ticks(runner, self.scheduler, self._finishing.submit)
         self.host_seconds = 0.0
@@ -55,7 +54,7 @@ class Queue:
         self._ordered_at = -float("inf")
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._failures: list[tuple[BaseException, Sequence[Entry]]] = []
         self._news = 0  # counts what the queue's thread has to look at
         self._is_closed = False
         self._lifetime = Lifetime(self.close)
@@ -207,9 +206,10 @@ class Queue:
         news = self._news
         self._drop_unwanted()
         with self._changed:
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                self._recover(failure)
+            failures, self._failures = self._failures, []
+        for failure in failures:
+            self._recover(*failure)
+        with self._changed:
             if not self._entries and not self.ticks.flights:
                 self.ticks.clear()
                 self._thread = None
@@ -241,9 +241,9 @@ class Queue:
                 continue
             self.ticks.drop(entry)
 
-    def _recover(self, error: BaseException) -> None:
+    def _recover(self, error: BaseException, others: Sequence[Entry] = ()) -> None:
         """A device failed: make its pictures from their requests once more; those that fail again have failed."""
-        for entry in self.ticks.clear():
+        for entry in (*self.ticks.clear(), *others):
             if entry.is_retried:
                 self._fail(entry, DeviceError(f"the device failed twice: {first_line(error)}"))
             else:
@@ -260,10 +260,10 @@ class Queue:
 
     # In the other threads
 
-    def _break(self, error: BaseException) -> None:
-        """Take note that a device failed; the queue's thread begins its pictures again."""
+    def _break(self, error: BaseException, entries: Sequence[Entry]) -> None:
+        """Take note that a device failed; the queue's thread begins its pictures again, and these, which left it."""
         with self._changed:
-            self._failure = error
+            self._failures.append((error, entries))
             self._tell()
 
     def _look_again(self) -> None:

@@ -38,6 +38,10 @@ class Runner:
             del self._placed[next(iter(self._placed))]
         return placed
 
+    def clear(self) -> None:
+        """Forget what is kept on the devices beside parameters."""
+        self._placed.clear()
+
     def run(self, name: str, program: Program, *arguments):
         """Call a stage, which is compiled first where it was not. Arguments are as `Calls.packed` says."""
         return self.programs.get(name, program)(*arguments)
@@ -61,8 +65,8 @@ class Runner:
         return block, finite
 
     def _stack(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        """One array of all rows, by device; the call places it there."""
-        return np.stack(rows).reshape(self.count, self.width, *rows[0].shape)
+        """One array of the packs of all rows, by device; the call places it there."""
+        return np.concatenate(rows).reshape(self.count, self.width, -1)
 
     def gather(self, program: Program, wanted: Sequence[Entry], blocks: Sequence[Block]) -> Block:
         """Bring pictures, at most one of each lane, into one block; the pictures that are in their rows leave it."""

@@ -101,6 +101,7 @@ class Ticks:
         self.blocks.clear()
         self.outboxes.clear()
         self.flights.clear()
+        self.runner.clear()
         self.running = set()
         self.group = None
         return [*entries]
