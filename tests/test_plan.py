@@ -271,7 +271,7 @@ def test_two_plans_side_by_side(capsys, monkeypatch):
     ("arguments", "sentence"),
     [
         (["sdxl"], "no model folder at 'sdxl'"),
-        (["emoji", "--size", "33"], "width must be a multiple of 4, got 33: try 32 or 36"),
+        (["emoji", "--size", "33"], "width must be a multiple of 8, got 33: try 32 or 40"),
         (["emoji", "--size", "64x4096"], "width x height must be at most 4 times the model's own size"),
         (["emoji", "--per-device", "0"], "per_device must be a whole number from 1 to 256, got 0"),
         pytest.param(
