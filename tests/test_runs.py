@@ -828,15 +828,15 @@ def test_a_dry_run_checks_every_line_and_says_what_it_takes(capsys, tiny_folder,
 
 def test_a_plan_of_a_run(capsys, monkeypatch):
     def make_plan(*_, size, **__):
-        """One call of a second at 64 pixels, four at 128."""
-        cost = Cost(flops=1e12 * size[0] ** 2 / 64**2)
+        """One call of a second at 128 pixels, four at 256."""
+        cost = Cost(flops=1e12 * size[0] ** 2 / 128**2)
         programs = [plan.PlannedProgram(title="a program", cost=cost, weights=0, idle=0)] * 3
         about = dict(devices=4, device_kind="chip", per_device=1, dtype="bfloat16", quick=True)
-        return plan.Plan(programs=tuple(programs), chip=Chip(1e12, 1e12, 10**9), width=64, height=64, **about)
+        return plan.Plan(programs=tuple(programs), chip=Chip(1e12, 1e12, 10**9), width=128, height=128, **about)
 
     monkeypatch.setattr(plan, "make", make_plan)
     common = dict(image="in.png", steps=10, strength=1.0)
-    unguided = common | dict(guidance_scale=1.0, width=128, height=128)
+    unguided = common | dict(guidance_scale=1.0, width=256, height=256)
     write("list.jsonl", dict(id="a", **common), dict(id="b", **unguided), dict(id="c", strength=2, image="in.png"))
     arguments = ("--manifest", "list.jsonl", "--hosts", "2", "--efficiency", "0.5", "--price", "10")
     code, out, _ = command(capsys, "plan", "emoji", "--json", *arguments)

@@ -42,8 +42,9 @@ def advances(spy):
 
     def note(name, arguments):
         if name.startswith("advance"):
-            sides, steps = len(arguments[2].conditioning.added[0]), arguments[3]
-            guided, start, stop = name == "advance" and sides == 2, int(steps.start.max()), int(steps.stop.max())
+            _, state, fixed, steps = arguments
+            sides, start = fixed.conditioning[0].shape[1], int(state.made.max())
+            guided, stop = name == "advance" and sides == 2, start + int(steps.max())
             if seen and seen[-1][0] == guided and seen[-1][2] == start:
                 start = seen.pop()[1]  # goes on where the last one ended
             seen.append((guided, start, stop))
