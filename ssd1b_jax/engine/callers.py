@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd1b_jax.config import VAEConfig
 from ssd1b_jax.engine.jobs import Job, Planner
-from ssd1b_jax.engine.pictures import Pictures
+from ssd1b_jax.engine.pictures import InputPictures
 from ssd1b_jax.engine.queue import Queue
 from ssd1b_jax.engine.slots import Entry, look
 from ssd1b_jax.engine.ticket import Ticket
@@ -63,7 +63,7 @@ class Stream:
         self._total = len(requests) if hasattr(requests, "__len__") else None
         self._on_progress = on_progress
         self._row = row
-        self._pictures = Pictures(planner.config.vae.factor)
+        self._pictures = InputPictures(planner.config.vae.factor)
         self._events: queues.SimpleQueue = queues.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}  # of pictures that are not done
         self._calls: dict[int, int] = {}  # of these

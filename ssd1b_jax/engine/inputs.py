@@ -11,7 +11,7 @@ from ssd1b_jax.config import ModelConfig
 from ssd1b_jax.engine import loop, noise
 from ssd1b_jax.engine.jobs import Job, Program
 from ssd1b_jax.engine.packing import Arrays, Packing
-from ssd1b_jax.engine.pictures import Picture, Pictures
+from ssd1b_jax.engine.pictures import InputPicture, InputPictures
 from ssd1b_jax.engine.stages import Guidance, Inputs, KeyNoise, Prompt, RowNoise, StackedNoise
 from ssd1b_jax.samplers import INPUTS, REGISTERS
 
@@ -20,11 +20,11 @@ class HostInputs(NamedTuple):
     """One picture's inputs, packed, without a batch axis, and what its result needs of the picture that was read."""
 
     packed: Arrays
-    picture: Picture
+    picture: InputPicture
     notes: tuple[str, ...]
 
 
-def read(job: Job, config: ModelConfig, pictures: Pictures, packing: Packing) -> HostInputs:
+def read(job: Job, config: ModelConfig, pictures: InputPictures, packing: Packing) -> HostInputs:
     """Read a job's picture and draw its noise. Raises ImageError."""
     request = job.request
     picture = job.picture or pictures.get(request)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ssd1b_jax import prompts, samplers
 from ssd1b_jax.config import ModelConfig
-from ssd1b_jax.engine.pictures import KEPT, Picture, Pictures
+from ssd1b_jax.engine.pictures import KEPT, InputPicture, InputPictures
 from ssd1b_jax.prompts import Chunks, notations, shorten
 from ssd1b_jax.prompts.known import KnownWords
 from ssd1b_jax.prompts.tokenizer import PromptTokenizer
@@ -68,7 +68,7 @@ class Job:
     prompts: tuple[tuple[Chunks, Chunks], ...]
     notes: tuple[str, ...]
     area: float
-    picture: Picture | None = None
+    picture: InputPicture | None = None
 
     @property
     def calls(self) -> int:
@@ -115,7 +115,7 @@ class Planner:
 
         The first few pictures are read too. Raises RequestError and ImageError.
         """
-        jobs, pictures, different = [], Pictures(self.config.vae.factor), set()
+        jobs, pictures, different = [], InputPictures(self.config.vae.factor), set()
         for request in requests:
             job = self.plan(request)
             if len(different) < KEPT:

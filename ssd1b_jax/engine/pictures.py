@@ -1,4 +1,4 @@
-"""The pictures of requests, at the size they are remade in."""
+"""The input pictures of requests, at the size they are remade in."""
 
 import os
 from collections.abc import Hashable
@@ -15,7 +15,7 @@ MISSED = 0.05  # of a side
 KEPT = 8  # pictures; one of 1024 pixels is 3 MB, and 4 more with a mask
 
 
-class Picture(NamedTuple):
+class InputPicture(NamedTuple):
     """A request's input, grey where there is none.
 
     Of a masked one `share` is how much of each pixel is remade, else None. `remade` are the latents that are.
@@ -28,8 +28,8 @@ class Picture(NamedTuple):
     sources: dict[str, records.Record]
 
 
-class Pictures:
-    """Pictures of resolved requests; the last few are kept, as many requests share one.
+class InputPictures:
+    """Those of resolved requests; the last few are kept, as many requests share one.
 
     So a file that changes while it is in use may be taken as it was.
     """
@@ -37,9 +37,9 @@ class Pictures:
     def __init__(self, factor: int):
         """`factor`: pixels along a latent's side."""
         self._factor = factor
-        self._kept: dict[Hashable, tuple[Picture, Request]] = {}
+        self._kept: dict[Hashable, tuple[InputPicture, Request]] = {}
 
-    def get(self, request: Request) -> Picture:
+    def get(self, request: Request) -> InputPicture:
         """Raises ImageError."""
         size = request.width, request.height, request.resize_mode
         key = _identity(request.image), _identity(request.mask), request.mask_blur, request.mask_invert, size
@@ -50,10 +50,10 @@ class Pictures:
             del self._kept[next(iter(self._kept))]
         return picture
 
-    def _make(self, request: Request, *size) -> Picture:
+    def _make(self, request: Request, *size) -> InputPicture:
         remade = np.ones((request.height // self._factor, request.width // self._factor, 1), bool)
         if request.image is None:
-            return Picture(np.full((request.height, request.width, 3), 128, np.uint8), remade, None, (), {})
+            return InputPicture(np.full((request.height, request.width, 3), 128, np.uint8), remade, None, (), {})
         loaded = images.load(request.image)
         pixels, notes = images.resize(loaded.pixels, *size), [*loaded.notes, *_cut_off(loaded.pixels, *size)]
         share, sources = None, {"image": records.source(request.image, loaded)}
@@ -66,7 +66,7 @@ class Pictures:
             if not mask.any():
                 color = "white" if request.mask_invert else "black"
                 notes.append(f"the mask is {color} all over, so nothing was remade")
-        return Picture(pixels, remade, share, tuple(notes), sources)
+        return InputPicture(pixels, remade, share, tuple(notes), sources)
 
 
 def _cut_off(pixels: images.Pixels, width: int, height: int, mode: str) -> list[str]:

@@ -16,7 +16,7 @@ from ssd1b_jax.engine import admission, finishing, reading
 from ssd1b_jax.engine.finishing import Finishing
 from ssd1b_jax.engine.jobs import Job
 from ssd1b_jax.engine.lifetime import Lifetime
-from ssd1b_jax.engine.pictures import Pictures
+from ssd1b_jax.engine.pictures import InputPictures
 from ssd1b_jax.engine.reading import Reading
 from ssd1b_jax.engine.results import Results
 from ssd1b_jax.engine.runner import Runner
@@ -67,7 +67,7 @@ class Queue:
         caller: object = None,
         deadline: float | int | None = None,
         limit: float | int | None = None,
-        pictures: Pictures | None = None,
+        pictures: InputPictures | None = None,
         index: int | None = None,
         row: int | None = None,
         watch: Callable[[list[Entry]], None] | None = None,
@@ -93,7 +93,7 @@ class Queue:
             deadline=None if deadline is None else now + deadline,
             index=index,
             row=row,
-            pictures=pictures or Pictures(self._config.vae.factor),
+            pictures=pictures or InputPictures(self._config.vae.factor),
             watch=watch,
         )
         if done is not None:

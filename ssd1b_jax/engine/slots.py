@@ -15,7 +15,7 @@ import numpy as np
 from ssd1b_jax.config import VAEConfig
 from ssd1b_jax.engine.inputs import HostInputs
 from ssd1b_jax.engine.jobs import Job
-from ssd1b_jax.engine.pictures import Picture, Pictures
+from ssd1b_jax.engine.pictures import InputPicture, InputPictures
 from ssd1b_jax.engine.scheduler import Work
 from ssd1b_jax.engine.stages import Slots
 from ssd1b_jax.images import previews
@@ -52,7 +52,7 @@ class Entry(Work):
     submitted: float
     deadline: float | int | None = None
     index: int | None = None
-    pictures: Pictures
+    pictures: InputPictures
     watch: Callable[[list["Entry"]], None] | None = None
     row: int | None = None
 
@@ -63,7 +63,7 @@ class Entry(Work):
     is_cancelled: bool = False
     is_retried: bool = False
     place: Place | None = None
-    picture: Picture | None = None
+    picture: InputPicture | None = None
     notes: tuple[str, ...] = ()
     call: int = 0
     seen_calls: int = 0

@@ -107,7 +107,7 @@ class Text:
         return {"type": "string"}
 
 
-class Sampler(Text):
+class SamplerName(Text):
     """A sampler by any of its names; the checked value is its name here. The schema lists only those."""
 
     def check(self, name: str, value: Any) -> str:
@@ -137,7 +137,7 @@ class Switch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class PictureFile:
     """A picture, not yet read. In JSON it is a path, or a data URI with the bytes of a file in base64."""
 
     allowed: str = PICTURE
@@ -168,4 +168,4 @@ class Scales:
         return {"type": "object", "additionalProperties": self.number.schema()}
 
 
-Kind = Number | Pair | Choice | Text | Switch | Picture | Scales
+Kind = Number | Pair | Choice | Text | Switch | PictureFile | Scales

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ssd1b_jax.settings.kinds import Choice, Number, Pair, Picture, Sampler, Scales, Switch
+from ssd1b_jax.settings.kinds import Choice, Number, Pair, PictureFile, SamplerName, Scales, Switch
 from ssd1b_jax.settings.setting import GROUPS, Setting
 from ssd1b_jax.settings.table import SETTINGS
 
@@ -59,11 +59,11 @@ def _values(row: Setting) -> str:
             return ", ".join(row.kind.words)
         case Switch():
             return "true or false"
-        case Picture():
+        case PictureFile():
             return row.kind.allowed
         case Scales():
             return f"names to numbers {row.kind.number.allowed}"
-        case Sampler():
+        case SamplerName():
             return "a sampler's name, however spelled"
     return "text"
 

@@ -4,7 +4,7 @@ from types import MappingProxyType
 
 from ssd1b_jax import images
 from ssd1b_jax.settings.conditioning import CONDITIONING_ROWS
-from ssd1b_jax.settings.kinds import PICTURE, Choice, Number, Pair, Picture, Sampler, Scales, Switch, Text
+from ssd1b_jax.settings.kinds import PICTURE, Choice, Number, Pair, PictureFile, SamplerName, Scales, Switch, Text
 from ssd1b_jax.settings.setting import Setting
 from ssd1b_jax.settings.types import NOISES, SPACINGS
 
@@ -20,7 +20,7 @@ _TEXT_OR_NONE = Text(allowed="text or None")
 REQUEST_ROWS = (
     Setting(
         name="image",
-        kind=Picture(allowed=f"{PICTURE}, or None"),
+        kind=PictureFile(allowed=f"{PICTURE}, or None"),
         words="the picture to remake: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF …",
         group="picture",
         required=True,
@@ -89,7 +89,7 @@ REQUEST_ROWS = (
     ),
     Setting(
         name="scheduler",
-        kind=Sampler(),
+        kind=SamplerName(),
         words="the sampler, see `ssd1b samplers`",
         group="basic",
         default="euler",
@@ -237,7 +237,7 @@ REQUEST_ROWS = (
     ),
     Setting(
         name="mask",
-        kind=Picture(allowed=f"{PICTURE}, or None"),
+        kind=PictureFile(allowed=f"{PICTURE}, or None"),
         words="a picture: what is white, painted on a clear layer, or erased is remade, the rest is kept to the pixel",
         group="mask",
         absent="all is remade",
