@@ -1,4 +1,4 @@
-"""Pictures that requests share: read once, told apart, and not kept for ever."""
+"""InputPictures that requests share: read once, told apart, and not kept for ever."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def request(image, **settings):
 
 def test_a_shared_picture_is_read_once(read, tmp_path):
     images.save(picture(0, 50, 40), tmp_path / "a.png")
-    kept = pictures.Pictures(2)
+    kept = pictures.InputPictures(2)
     first, second = (kept.get(request(tmp_path / "a.png", seed=seed)) for seed in range(2))
     assert first is second and len(read) == 1
     other = kept.get(request(tmp_path / "a.png", height=48))
@@ -37,14 +37,14 @@ def test_a_shared_picture_is_read_once(read, tmp_path):
 
 
 def test_equal_arrays_are_not_the_same_picture(read):
-    kept, both = pictures.Pictures(2), [request(picture(0, 50, 40)), request(picture(0, 50, 40))]
+    kept, both = pictures.InputPictures(2), [request(picture(0, 50, 40)), request(picture(0, 50, 40))]
     first, second = map(kept.get, both)
     assert first is not second and len(read) == 2
     np.testing.assert_array_equal(first.pixels, second.pixels)
 
 
 def test_only_the_last_few_are_kept(read):
-    kept, requests = pictures.Pictures(2), [request(picture(i, 50, 40)) for i in range(pictures.KEPT + 1)]
+    kept, requests = pictures.InputPictures(2), [request(picture(i, 50, 40)) for i in range(pictures.KEPT + 1)]
     for each in (*requests[:-1], requests[0], requests[-1]):
         kept.get(each)
     assert len(read) == pictures.KEPT + 1
@@ -75,4 +75,4 @@ CUT_IN_FIT = "11% of the image's height was cut off: resize_mode pad or stretch 
     ],
 )
 def test_what_a_crop_leaves_out_is_told(height, width, settings, notes):
-    assert pictures.Pictures(2).get(request(picture(0, height, width), **settings)).notes == notes
+    assert pictures.InputPictures(2).get(request(picture(0, height, width), **settings)).notes == notes
