@@ -27,6 +27,7 @@ FAST = "fast"  # the name of a model's few-step LoRA
 FEW_STEPS = dict(scheduler="lcm", num_inference_steps=4, exact_steps=True, guidance_scale=1.0)  # what it is made for
 _OWN = ("num_inference_steps", "guidance_scale")  # of these, what a request may say otherwise
 TORCH_SEED = 2**32 - 1  # the bits of a seed that torch reads
+_CONFIG = "_config"  # where a resolved request keeps the config that it was resolved with
 _SIZES = ("original_size", "crops_coords_top_left", "target_size")
 _NEEDS_GUIDANCE = (
     "negative_prompt",
@@ -125,14 +126,14 @@ class Request:
             return NotImplemented
         return all(
             sources.same(mine, theirs) if name in PICTURES else mine == theirs
-            for name, mine, theirs in ((name, value, getattr(other, name)) for name, value in vars(self).items())
+            for name, mine, theirs in ((name, value, getattr(other, name)) for name, value in self._settings().items())
         )
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         """The fields that are not at their defaults; pictures by their kind and size, long text by its beginning."""
-        values = vars(self).items()
+        values = self._settings().items()
         shown = {
             name: sources.show(value) if name in PICTURES else _short(value)
             for name, value in values
@@ -142,7 +143,7 @@ class Request:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON. Pictures are paths, or data URIs in base64; see `images.sources`."""
-        plain = {name: settings.plain(value) for name, value in vars(self).items() if name not in PICTURES}
+        plain = {name: settings.plain(value) for name, value in self._settings().items() if name not in PICTURES}
         return {name: sources.to_json(getattr(self, name)) for name in PICTURES} | plain
 
     @classmethod
@@ -174,7 +175,7 @@ class Request:
             defaults["strength"] = 1.0
         elif self.resize_mode == "fit" and isinstance(self.image, Source):
             defaults |= images.sides(self.image, self.width, self.height, config)
-        filled = vars(self) | {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        filled = self._settings() | {name: value for name, value in defaults.items() if getattr(self, name) is None}
         checked = {row.name: row.check(filled[row.name]) for row in settings.of("request")}
         request = dataclasses.replace(self, **checked)
         if self.image is None and request.strength != 1:
@@ -192,7 +193,18 @@ class Request:
                 parse(getattr(request, name) or "")
         except ValueError as error:
             raise RequestError(str(error)) from None
-        return request
+        return request._resolved_for(config)
+
+    def is_resolved(self, config: ModelConfig) -> bool:
+        """Whether `resolve` made it, or `repeat` of what it made, for a model of this config."""
+        return vars(self).get(_CONFIG) == config
+
+    def _resolved_for(self, config: ModelConfig | None) -> "Request":
+        object.__setattr__(self, _CONFIG, config)  # no field: a changed copy is not resolved
+        return self
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != _CONFIG}
 
     def _in_few_steps(self) -> "Request":
         """The settings of latent consistency (Luo et al., 2310.04378), where nothing else was asked for."""
@@ -284,4 +296,5 @@ def repeat(request: Request, count: int) -> list[Request]:
     count = settings.SETTINGS["num_images"].check(count)
     name = "variation_seed" if request.variation_strength else "seed"
     first = getattr(request, name)
-    return [dataclasses.replace(request, **{name: (first + i) % 2**64}) for i in range(count)]
+    copies = (dataclasses.replace(request, **{name: (first + i) % 2**64}) for i in range(count))
+    return [copy._resolved_for(vars(request).get(_CONFIG)) for copy in copies]

@@ -16,7 +16,7 @@ from helpers import tiny
 from helpers.commands import run
 
 from convert.__main__ import main as convert
-from ssd1b_jax import cli, images, pipeline, records, settings
+from ssd1b_jax import Request, cli, images, pipeline, records, settings
 from ssd1b_jax.checkpoints.safetensors import write_safetensors
 from ssd1b_jax.cli import settings as options
 from ssd1b_jax.cli.settings import of_request
@@ -58,11 +58,13 @@ def counted(monkeypatch, owner, name: str) -> list:
 def test_img2img_writes_the_picture_and_says_what_it_did(capsys, tiny_folder, here, monkeypatch):
     decoded = counted(monkeypatch, images, "load")
     tokenized = counted(monkeypatch, jobs.prompts, "encode")
+    resolved, planned = counted(monkeypatch, Request, "resolve"), counted(monkeypatch, jobs.Planner, "plan")
     code, out, err = run(
         capsys, "img2img", "in.png", "a cat", "-o", "out.png", "--model", tiny_folder, "--seed", 0, "--strength", 0.7
     )
     assert code == 0 and err == ""
     assert len(decoded) == 1 and len(tokenized) == 4, "the input once, both prompts once for each encoder"
+    assert len(resolved) == len(planned) == 1
     assert re.fullmatch(
         r"out\.png: 32 x 32, 4 of 6 steps \(euler\), strength 0\.7, guidance 3, seed 0, \d+\.\d s\n", out
     )

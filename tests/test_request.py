@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssd1b_jax import ImageError, Request, RequestError, images
 from ssd1b_jax.presets import ssd_1b
-from ssd1b_jax.request import draw_seed
+from ssd1b_jax.request import draw_seed, repeat
 
 CONFIG = tiny.tiny_config()
 
@@ -28,6 +28,15 @@ def test_a_resolved_request_resolves_to_itself():
     request = Request(image="x.png", prompt="a cat").resolve(CONFIG)
     assert dataclasses.asdict(request.resolve(CONFIG)) == dataclasses.asdict(request)
     assert isinstance(request.seed, int)
+
+
+def test_a_resolved_request_is_known_for_one():
+    request = Request(image="x.png", prompt="a cat")
+    resolved = request.resolve(CONFIG)
+    assert resolved.is_resolved(CONFIG) and not request.is_resolved(CONFIG) and not resolved.is_resolved(ssd_1b())
+    assert all(copy.is_resolved(CONFIG) for copy in (*repeat(resolved, 2), pickle.loads(pickle.dumps(resolved))))
+    changed = dataclasses.replace(resolved, width=31)
+    assert not changed.is_resolved(CONFIG) and resolved.to_dict().keys() == request.to_dict().keys()
 
 
 def test_numbers_become_plain_python():

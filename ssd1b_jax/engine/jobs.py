@@ -134,7 +134,9 @@ class Planner:
 
     def plan(self, request: Request) -> Job:
         """Resolve and tokenize a request. Raises RequestError."""
-        request = _with_tagged(request, self.loras).resolve(self.config)
+        request = _with_tagged(request, self.loras)
+        if not request.is_resolved(self.config):
+            request = request.resolve(self.config)
         table, notes = request.table(self.config), [*request.notes]
         notes += _late_start(request, self.config)
         spans = _spans(request, table)

@@ -52,7 +52,8 @@ def read(service: Service, file: bytes, image: bytes | None = None, mask: bytes 
 
 def fields_of(recipe: "Recipe") -> Fields:
     """The settings of a recipe, with the bytes of its pictures."""
-    settings = {name: value for name, value in vars(recipe.request).items() if value is not None}
+    names = [field.name for field in dataclasses.fields(recipe.request)]
+    settings = {name: value for name in names if (value := getattr(recipe.request, name)) is not None}
     return Fields(settings=settings, needed=FROM_TEXT)
 
 
