@@ -133,13 +133,14 @@ def test_the_first_merge_of_a_lora_compiles_beside_the_pictures_that_are_made(pi
     tensors = kohya(pipe.config, [LINEAR, CONV, SHORTCUT, "up_blocks.0.upsamplers.0.conv"], rank)
     pipe.load_lora(write(tmp_path / "new.safetensors", tensors.items()), "new")
     compilers.clear()  # those of `load_lora`
-    long = pipe.submit(endless())
-    until(lambda: long.progress.calls_done > 2)
+    others = [pipe.submit(endless()) for _ in range(20)]  # more than a slow machine makes while it compiles
+    until(lambda: others[0].progress.calls_done > 2)
     merged = pipe.submit(request(loras=dict(new=0.5))).result(PATIENCE)
-    assert not long.done() and compilers == {"ssd1b-compiler"}
+    assert not others[-1].done() and compilers == {"ssd1b-compiler"}
     compilers.clear()
     pipe.submit(request(loras=dict(new=0.7))).result(PATIENCE)
-    long.cancel()
+    for other in others:
+        other.cancel()
     assert not compilers and digest([merged]) == digest([pipe.submit(request(loras=dict(new=0.5))).result(PATIENCE)])
 
 
