@@ -19,10 +19,10 @@ def test_the_embedded_models_previews_look_like_the_pictures():
     model = load_model("emoji", dtype="float32")
     graphdef, _ = abstract("vae", model.config)
     encode = jax.jit(lambda params, image: nnx.merge(graphdef, params).encode(image).mean)
-    image = np.stack([doodles.draw(name, 64) for name in doodles.DOODLES]).astype(np.float32) / 127.5 - 1
+    image = np.stack([doodles.draw(name, 128) for name in doodles.DOODLES]).astype(np.float32) / 127.5 - 1
     latents = np.asarray(encode(model.params["vae"], image)) * model.config.vae.scaling_factor
     seen = previews.preview(model.config.vae, latents).astype(np.float32) / 127.5 - 1
-    small = image.reshape(len(image), 16, 4, 16, 4, 3).mean(axis=(2, 4))
+    small = image.reshape(len(image), 16, 8, 16, 8, 3).mean(axis=(2, 4))
     explained = 1 - np.square(seen - small).mean() / small.var()
     assert explained > 0.7
 

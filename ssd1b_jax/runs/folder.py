@@ -33,18 +33,24 @@ class Folder:
         """Make a place for unfinished files, and remove those of workers that are no more. Raises SaveError."""
         with saving(self.root):
             self.partial.mkdir(parents=True, exist_ok=True)
-            for other in self.partial.parent.iterdir():
-                if other != self.partial and (is_alone or _is_gone(other)):
-                    shutil.rmtree(other, ignore_errors=True)
+            self._sweep(is_alone)
 
     def tidy(self) -> None:
-        """Remove the place of unfinished files, and the folder where nothing was written at all."""
+        """Remove the places of unfinished files, also of workers that were killed, and a folder that is empty."""
         shutil.rmtree(self.partial, ignore_errors=True)
+        with suppress(OSError):
+            self._sweep(is_alone=False)
         for place in (self.partial.parent, self.root):
             try:
                 place.rmdir()
             except OSError:  # there is something
                 return
+
+    def _sweep(self, is_alone: bool) -> None:
+        """Remove the unfinished files of other workers that are no more."""
+        for other in self.partial.parent.iterdir():
+            if other != self.partial and (is_alone or _is_gone(other)):
+                shutil.rmtree(other, ignore_errors=True)
 
     def make(self, name: str) -> None:
         """Make a folder. Raises SaveError."""
