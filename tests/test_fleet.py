@@ -314,10 +314,13 @@ from ssd1b_jax.runs.fleet import Fleet
 
 out = Path("out")
 
+def at_work():
+    return {int(path.name.rsplit("-", 2)[1]) for path in out.glob(".partial/*")} - {os.getpid()}
+
 def kill():
-    while len([*out.glob("*.png")]) < 12:
+    while len([*out.glob("*.png")]) < 12 or len(at_work()) < 2:
         time.sleep(0.02)
-    workers = {int(path.name.rsplit("-", 2)[1]) for path in out.glob(".partial/*")} - {os.getpid()}
+    workers = at_work()
     assert len(workers) == 2, workers
     os.kill(min(workers), signal.SIGKILL)
     lines = [line for path in out.glob(".claims/*.jsonl") for line in path.read_text().splitlines()]
