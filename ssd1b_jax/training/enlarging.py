@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from ssd1b_jax.config import ModelConfig, VAEConfig
+from ssd1b_jax.models import abstract
 from ssd1b_jax.models.layers import sinusoidal_embedding
 from ssd1b_jax.models.vae import VAE
 from ssd1b_jax.training import autoencoder, pictures, shipped
@@ -60,8 +61,8 @@ def picture(rng: np.random.Generator, sprites: Sprites, width: int) -> pictures.
 def train_larger(config: ModelConfig, params, sprites: Sprites, folder: Path, recipe: Recipe = RECIPE):
     """Train the larger VAE for the latents of `params`, the model's own; returns its averaged parameters."""
     width = 2 * config.defaults.width
-    old = nnx.graphdef(nnx.eval_shape(lambda: VAE(config.vae, rngs=nnx.Rngs(0))))
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: VAE(larger(config.vae), rngs=nnx.Rngs(0))))
+    old, _ = abstract("vae", config)
+    graphdef, _ = abstract("vae", dataclasses.replace(config, vae=larger(config.vae)))
     deviation = 1 / config.vae.scaling_factor
 
     def loss(trained, key, pixels):
